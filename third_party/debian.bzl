@@ -1,0 +1,220 @@
+"""External repositories served from the files of Debian 12 (bookworm) packages.
+
+libabsl-dev, googletest, libbenchmark-dev; nothing is downloaded.
+"""
+
+_LIBDIRS = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
+
+# Public targets of Abseil 20220623, by package. The pkg-config name is
+# absl_<target>, or absl_<package>_<target>.
+_ABSL = {
+    "algorithm": ["algorithm", "container"],
+    "base": ["base", "config", "core_headers", "dynamic_annotations", "endian", "log_severity", "malloc_internal"],
+    "cleanup": ["cleanup"],
+    "container": ["btree", "fixed_array", "flat_hash_map", "flat_hash_set", "inlined_vector", "node_hash_map", "node_hash_set"],
+    "debugging": ["failure_signal_handler", "leak_check", "stacktrace", "symbolize"],
+    "flags": ["commandlineflag", "config", "flag", "marshalling", "parse", "reflection", "usage"],
+    "functional": ["any_invocable", "bind_front", "function_ref"],
+    "hash": ["city", "hash"],
+    "memory": ["memory"],
+    "meta": ["type_traits"],
+    "numeric": ["bits", "int128"],
+    "profiling": [],  # internal headers only
+    "random": ["bit_gen_ref", "distributions", "random", "seed_gen_exception", "seed_sequences"],
+    "status": ["status", "statusor"],
+    "strings": ["cord", "internal", "str_format", "strings"],
+    "synchronization": ["synchronization"],
+    "time": ["time"],
+    "types": ["any", "bad_any_cast", "bad_optional_access", "bad_variant_access", "compare", "optional", "span", "variant"],
+    "utility": ["utility"],
+}
+
+def _libdir(ctx, probe):
+    for d in _LIBDIRS:
+        if ctx.path(d + "/" + probe).exists:
+            return d
+    fail("%s not found: run apt-get install %s" % (probe, ctx.attr.deb))
+
+def _need(ctx, path):
+    if not ctx.path(path).exists:
+        fail("%s not found: run apt-get install %s" % (path, ctx.attr.deb))
+
+def _pc(ctx, path):
+    """Requires: and Libs: of a pkg-config file."""
+    requires, libs = [], []
+    for line in ctx.read(path).split("\n"):
+        if line.startswith("Requires:"):
+            for r in line[len("Requires:"):].split(","):
+                if r.strip():
+                    requires.append(r.strip().split(" ")[0])
+        elif line.startswith("Libs:"):
+            libs = [w for w in line[len("Libs:"):].split(" ") if w and not w.startswith("-L")]
+    return requires, libs
+
+def _pc_name(pkg, target, known):
+    if pkg == "flags":
+        return "absl_flags" if target == "flag" else "absl_flags_" + target
+    for pc in ["absl_%s_%s" % (pkg, target), "absl_" + target]:
+        if pc in known:
+            return pc
+    fail("no pkg-config file for //absl/%s:%s" % (pkg, target))
+
+def _absl_impl(ctx):
+    libdir = _libdir(ctx, "pkgconfig/absl_base.pc")
+    _need(ctx, "/usr/include/absl/base/options.h")
+
+    # A copy, not links: --config=strict hides /usr/include/absl, so that a
+    # missing dependency does not find the headers there.
+    r = ctx.execute(["cp", "-rL", "/usr/include/absl", "absl"])
+    if r.return_code:
+        fail(r.stderr)
+    ctx.file("WORKSPACE", "workspace(name = \"com_google_absl\")\n")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "isystem", includes = ["."])
+""")
+
+    pcs = {}
+    for p in ctx.path(libdir + "/pkgconfig").readdir():
+        if p.basename.startswith("absl_") and p.basename.endswith(".pc"):
+            pcs[p.basename[:-3]] = _pc(ctx, p)
+    label = {}  # pkg-config name -> label
+    for pkg, targets in _ABSL.items():
+        for t in targets:
+            label[_pc_name(pkg, t, pcs)] = "//absl/%s:%s" % (pkg, t)
+    build = {pkg: ["""package(default_visibility = ["//visibility:public"])
+filegroup(name = "hdrs", srcs = glob(["**/*.h", "**/*.inc"]))
+"""] for pkg in _ABSL}
+    build["../debian"] = ["""package(default_visibility = ["//visibility:public"])
+cc_library(name = "all_hdrs", hdrs = %r)
+""" % ["//absl/%s:hdrs" % pkg for pkg in _ABSL]]
+    for pc, (requires, libs) in pcs.items():
+        pkg, _, name = label.get(pc, "//absl/../debian:" + pc)[len("//absl/"):].partition(":")
+        public = pkg in _ABSL
+        srcs = []
+        if ctx.attr.linkage == "static":
+            # Archives as declared inputs: Bazel then puts them in order.
+            for l in [l for l in libs if l.startswith("-labsl_")]:
+                ctx.symlink("%s/lib%s.a" % (libdir, l[2:]), "absl/%s/lib%s.a" % (pkg, l[2:]))
+                srcs.append("lib%s.a" % l[2:])
+            libs = [l for l in libs if not l.startswith("-labsl_")]
+        build[pkg].append("cc_library(name = %r, hdrs = %r, srcs = %r, linkopts = %r, deps = %r)\n" % (
+            name,
+            [":hdrs"] if public else [],
+            srcs,
+            libs,
+            ["//:isystem", "//debian:all_hdrs"] + [label.get(r, "//debian:" + r) for r in requires],
+        ))
+    for pkg, lines in build.items():
+        ctx.file("absl/%s/BUILD.bazel" % pkg, "".join(lines))
+
+debian_absl = repository_rule(
+    implementation = _absl_impl,
+    attrs = {
+        "deb": attr.string(default = "libabsl-dev"),
+        "linkage": attr.string(default = "static", values = ["static", "shared"]),
+    },
+    local = True,
+)
+
+def _gtest_impl(ctx):
+    _need(ctx, "/usr/src/googletest/googletest/src/gtest-all.cc")
+    ctx.file("WORKSPACE", "workspace(name = \"com_google_googletest\")\n")
+    for lib in ["googletest", "googlemock"]:
+        ctx.symlink("/usr/src/googletest/%s/src" % lib, lib + "/src")
+    ctx.execute(["mkdir", "include"])
+    for lib in ["gtest", "gmock"]:
+        r = ctx.execute(["cp", "-rL", "/usr/include/" + lib, "include/" + lib])
+        if r.return_code:
+            fail(r.stderr)
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(
+    name = "gtest",
+    srcs = glob(
+        ["googletest/src/*.cc", "googletest/src/*.h", "googlemock/src/*.cc"],
+        exclude = ["googletest/src/gtest-all.cc", "googletest/src/gtest_main.cc",
+                   "googlemock/src/gmock-all.cc", "googlemock/src/gmock_main.cc"],
+    ),
+    hdrs = glob(["include/**/*.h"]),
+    includes = ["googlemock", "googletest", "include"],
+    linkopts = ["-pthread"],
+    linkstatic = True,
+)
+cc_library(name = "gtest_main", srcs = ["googlemock/src/gmock_main.cc"], deps = [":gtest"])
+cc_library(name = "gtest_prod", hdrs = ["include/gtest/gtest_prod.h"], includes = ["include"])
+""")
+
+debian_googletest = repository_rule(
+    implementation = _gtest_impl,
+    attrs = {"deb": attr.string(default = "googletest libgtest-dev libgmock-dev")},
+    local = True,
+)
+
+def _benchmark_impl(ctx):
+    _need(ctx, "/usr/include/benchmark/benchmark.h")
+    ctx.file("WORKSPACE", "workspace(name = \"com_github_google_benchmark\")\n")
+    ctx.symlink("/usr/include/benchmark", "include/benchmark")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "benchmark", hdrs = glob(["include/**/*.h"]), includes = ["include"], linkopts = ["-lbenchmark", "-pthread"])
+cc_library(name = "benchmark_main", linkopts = ["-lbenchmark_main"], deps = [":benchmark"])
+""")
+
+debian_benchmark = repository_rule(
+    implementation = _benchmark_impl,
+    attrs = {"deb": attr.string(default = "libbenchmark-dev")},
+    local = True,
+)
+
+# Bazel 4 loads these two from @bazel_tools. Debian's own bazel-rules-cc 0.0.4
+# does not load under Debian's Bazel 4.2.3 (use_cpp_toolchain), so: thin shims.
+_SHIMS = {
+    "rules_cc": ("cc", ["cc_binary", "cc_import", "cc_library", "cc_proto_library", "cc_test", "cc_toolchain", "cc_toolchain_suite", "objc_library"]),
+    "rules_java": ("java", ["java_binary", "java_import", "java_library", "java_proto_library", "java_runtime", "java_toolchain"]),
+}
+
+def _shim_impl(ctx):
+    pkg, rules = _SHIMS[ctx.name]
+    ctx.file("WORKSPACE", "workspace(name = %r)\n" % ctx.name)
+    ctx.file(pkg + "/BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+alias(name = "toolchain_type", actual = "@bazel_tools//tools/%s:toolchain_type")
+""" % {"cc": "cpp", "java": "jdk"}[pkg])
+    ctx.file(pkg + "/defs.bzl", "".join(["%s = native.%s\n" % (r, r) for r in rules]))
+
+_rules_shim = repository_rule(implementation = _shim_impl)
+
+def _cli11_impl(ctx):
+    _need(ctx, "/usr/include/CLI/CLI.hpp")
+    ctx.file("WORKSPACE", "workspace(name = \"cli11\")\n")
+    ctx.symlink("/usr/include/CLI", "include/CLI")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "cli11", hdrs = glob(["include/**/*.hpp"]), includes = ["include"])
+""")
+
+debian_cli11 = repository_rule(
+    implementation = _cli11_impl,
+    attrs = {"deb": attr.string(default = "libcli11-dev")},
+    local = True,
+)
+
+# libnl has no Bazel build upstream: it is the system's wherever we build.
+def _libnl_impl(ctx):
+    _need(ctx, "/usr/include/libnl3/netlink/genl/genl.h")
+    ctx.file("WORKSPACE", "workspace(name = \"libnl\")\n")
+    ctx.symlink("/usr/include/libnl3/netlink", "include/netlink")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "genl", hdrs = glob(["include/**/*.h"]), includes = ["include"], linkopts = ["-lnl-genl-3", "-lnl-3"])
+""")
+
+libnl = repository_rule(
+    implementation = _libnl_impl,
+    attrs = {"deb": attr.string(default = "libnl-genl-3-dev")},
+    local = True,
+)
+
+def debian_repositories():
+    for name in _SHIMS:
+        _rules_shim(name = name)
+    debian_absl(name = "com_google_absl")
+    debian_googletest(name = "com_google_googletest")
+    debian_benchmark(name = "com_github_google_benchmark")
+    debian_cli11(name = "cli11")
+    libnl(name = "libnl")
