@@ -1,6 +1,9 @@
-"""External repositories served from the files of Debian 12 (bookworm) packages.
+# SPDX-License-Identifier: Apache-2.0
+"""Abseil, GoogleTest, Google Benchmark, CLI11 and libnl under their upstream labels, from the files of Debian 12 packages.
 
-libabsl-dev, googletest, libbenchmark-dev; nothing is downloaded.
+tools/setup installs the packages; nothing is downloaded. Each repository is named as its http_archive would be, so the
+BUILD files are the same with either. Headers are copied, not linked: --config=strict hides those in /usr/include, so that
+a dependency which is not declared is not found there.
 """
 
 _LIBDIRS = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
@@ -33,11 +36,17 @@ def _libdir(ctx, probe):
     for d in _LIBDIRS:
         if ctx.path(d + "/" + probe).exists:
             return d
-    fail("%s not found: run apt-get install %s" % (probe, ctx.attr.deb))
+    fail("%s not found: run tools/setup, which installs %s" % (probe, ctx.attr.deb))
 
 def _need(ctx, path):
     if not ctx.path(path).exists:
-        fail("%s not found: run apt-get install %s" % (path, ctx.attr.deb))
+        fail("%s not found: run tools/setup, which installs %s" % (path, ctx.attr.deb))
+
+def _copy(ctx, source, target):
+    _need(ctx, source)
+    r = ctx.execute(["cp", "-rL", source, target])
+    if r.return_code:
+        fail(r.stderr)
 
 def _pc(ctx, path):
     """Requires: and Libs: of a pkg-config file."""
@@ -61,13 +70,7 @@ def _pc_name(pkg, target, known):
 
 def _absl_impl(ctx):
     libdir = _libdir(ctx, "pkgconfig/absl_base.pc")
-    _need(ctx, "/usr/include/absl/base/options.h")
-
-    # A copy, not links: --config=strict hides /usr/include/absl, so that a
-    # missing dependency does not find the headers there.
-    r = ctx.execute(["cp", "-rL", "/usr/include/absl", "absl"])
-    if r.return_code:
-        fail(r.stderr)
+    _copy(ctx, "/usr/include/absl", "absl")
     ctx.file("WORKSPACE", "workspace(name = \"com_google_absl\")\n")
     ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
 cc_library(name = "isystem", includes = ["."])
@@ -123,9 +126,7 @@ def _gtest_impl(ctx):
         ctx.symlink("/usr/src/googletest/%s/src" % lib, lib + "/src")
     ctx.execute(["mkdir", "include"])
     for lib in ["gtest", "gmock"]:
-        r = ctx.execute(["cp", "-rL", "/usr/include/" + lib, "include/" + lib])
-        if r.return_code:
-            fail(r.stderr)
+        _copy(ctx, "/usr/include/" + lib, "include/" + lib)
     ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
 cc_library(
     name = "gtest",
@@ -150,9 +151,9 @@ debian_googletest = repository_rule(
 )
 
 def _benchmark_impl(ctx):
-    _need(ctx, "/usr/include/benchmark/benchmark.h")
+    ctx.execute(["mkdir", "include"])
+    _copy(ctx, "/usr/include/benchmark", "include/benchmark")
     ctx.file("WORKSPACE", "workspace(name = \"com_github_google_benchmark\")\n")
-    ctx.symlink("/usr/include/benchmark", "include/benchmark")
     ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
 cc_library(name = "benchmark", hdrs = glob(["include/**/*.h"]), includes = ["include"], linkopts = ["-lbenchmark", "-pthread"])
 cc_library(name = "benchmark_main", linkopts = ["-lbenchmark_main"], deps = [":benchmark"])
@@ -161,6 +162,35 @@ cc_library(name = "benchmark_main", linkopts = ["-lbenchmark_main"], deps = [":b
 debian_benchmark = repository_rule(
     implementation = _benchmark_impl,
     attrs = {"deb": attr.string(default = "libbenchmark-dev")},
+    local = True,
+)
+
+def _cli11_impl(ctx):
+    ctx.execute(["mkdir", "include"])
+    _copy(ctx, "/usr/include/CLI", "include/CLI")
+    ctx.file("WORKSPACE", "workspace(name = \"cli11\")\n")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "cli11", hdrs = glob(["include/**/*.hpp"]), includes = ["include"])
+""")
+
+debian_cli11 = repository_rule(
+    implementation = _cli11_impl,
+    attrs = {"deb": attr.string(default = "libcli11-dev")},
+    local = True,
+)
+
+# libnl has no Bazel build upstream: it is the system's wherever we build. Its headers lie outside the default path.
+def _libnl_impl(ctx):
+    _need(ctx, "/usr/include/libnl3/netlink/genl/genl.h")
+    ctx.file("WORKSPACE", "workspace(name = \"libnl\")\n")
+    ctx.symlink("/usr/include/libnl3/netlink", "include/netlink")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "genl", hdrs = glob(["include/**/*.h"]), includes = ["include"], linkopts = ["-lnl-genl-3", "-lnl-3"])
+""")
+
+libnl = repository_rule(
+    implementation = _libnl_impl,
+    attrs = {"deb": attr.string(default = "libnl-genl-3-dev")},
     local = True,
 )
 
@@ -180,35 +210,6 @@ alias(name = "toolchain_type", actual = "@bazel_tools//tools/%s:toolchain_type")
     ctx.file(pkg + "/defs.bzl", "".join(["%s = native.%s\n" % (r, r) for r in rules]))
 
 _rules_shim = repository_rule(implementation = _shim_impl)
-
-def _cli11_impl(ctx):
-    _need(ctx, "/usr/include/CLI/CLI.hpp")
-    ctx.file("WORKSPACE", "workspace(name = \"cli11\")\n")
-    ctx.symlink("/usr/include/CLI", "include/CLI")
-    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
-cc_library(name = "cli11", hdrs = glob(["include/**/*.hpp"]), includes = ["include"])
-""")
-
-debian_cli11 = repository_rule(
-    implementation = _cli11_impl,
-    attrs = {"deb": attr.string(default = "libcli11-dev")},
-    local = True,
-)
-
-# libnl has no Bazel build upstream: it is the system's wherever we build.
-def _libnl_impl(ctx):
-    _need(ctx, "/usr/include/libnl3/netlink/genl/genl.h")
-    ctx.file("WORKSPACE", "workspace(name = \"libnl\")\n")
-    ctx.symlink("/usr/include/libnl3/netlink", "include/netlink")
-    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
-cc_library(name = "genl", hdrs = glob(["include/**/*.h"]), includes = ["include"], linkopts = ["-lnl-genl-3", "-lnl-3"])
-""")
-
-libnl = repository_rule(
-    implementation = _libnl_impl,
-    attrs = {"deb": attr.string(default = "libnl-genl-3-dev")},
-    local = True,
-)
 
 def debian_repositories():
     for name in _SHIMS:

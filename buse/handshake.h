@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The server's side of fixed newstyle negotiation, without any I/O: bytes in, bytes out. Source: doc/proto.md of the NBD
+// project, sections "Handshake" and "Option types".
+
+#ifndef BUSE_HANDSHAKE_H_
+#define BUSE_HANDSHAKE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "buse/device.h"
+#include "buse/nbd.h"
+
+namespace buse {
+
+// One client's negotiation. Holds no more than a few words whatever the client claims to send: an option is looked at when it is
+// complete in the caller's buffer, and one over kMaxOptionData is skipped and refused. Not thread-safe.
+class Handshake {
+ public:
+  enum class Outcome {
+    kMore,      // send what was answered and come back with more bytes
+    kTransmit,  // send what was answered; requests follow
+    kClose,     // send what was answered and close
+  };
+
+  // The longest option that is looked at, in bytes. Room for a name of any legal length and a list of what to tell of it.
+  static constexpr uint32_t kMaxOptionData = 8192;
+  // What the caller's buffer must hold for Advance to make progress.
+  static constexpr size_t kBufferSize = nbd::kOptionHeaderSize + kMaxOptionData;
+
+  // `exported` outlives the handshake.
+  explicit Handshake(const nbd::Export& exported) : exported_(exported) {}
+
+  // What the server sends first.
+  std::string Greeting() const;
+
+  // Takes whole messages from the front of `in`, says how much it took, and appends its answers to `out`.
+  Outcome Advance(ConstBytes in, size_t& consumed, std::string& out);
+
+  // After kClose: why, for the log. Empty where the client asked for the end.
+  absl::string_view reason() const { return reason_; }
+
+ private:
+  enum class Step { kClientFlags, kOption, kSkip };
+
+  Outcome TakeClientFlags(uint32_t flags);
+  Outcome TakeOption(uint32_t option, absl::string_view data, std::string& out);
+  Outcome TakeExportName(absl::string_view name, std::string& out);
+  Outcome TakeInfo(uint32_t option, absl::string_view data, std::string& out);
+  void TakeList(absl::string_view data, std::string& out);
+  bool Offers(absl::string_view name) const;
+
+  const nbd::Export& exported_;
+  Step step_ = Step::kClientFlags;
+  bool no_zeroes_ = false;
+  uint32_t option_ = 0;
+  uint32_t skip_ = 0;
+  absl::string_view reason_;
+};
+
+}  // namespace buse
+
+#endif  // BUSE_HANDSHAKE_H_

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "buse/listener.h"
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "buse/status.h"
+
+namespace buse {
+namespace {
+
+constexpr int kSocketFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+
+sockaddr_un UnixAddress(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());  // the target's length was checked when it was parsed
+  return address;
+}
+
+absl::Status RemoveIfStale(const std::string& path) {
+  struct stat about;
+  if (lstat(path.c_str(), &about) != 0) return absl::OkStatus();
+  if (!S_ISSOCK(about.st_mode)) {
+    return absl::AlreadyExistsError(absl::StrCat(path, " exists and is no socket: choose another path"));
+  }
+  const sockaddr_un address = UnixAddress(path);
+  UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | kSocketFlags, 0));
+  if (connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 || errno != ECONNREFUSED) {
+    return absl::AlreadyExistsError(absl::StrCat("a server listens on ", path, " already: end it, or choose another path"));
+  }
+  unlink(path.c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Listener> Listener::Listen(const Target& target) {
+  Listener listener(target);
+  absl::Status status = target.kind == Target::Kind::kUnixSocket ? listener.ListenUnix() : listener.ListenTcp();
+  if (!status.ok()) return status;
+  return listener;
+}
+
+Listener::Listener(Listener&& other) noexcept
+    : target_(std::move(other.target_)), fds_(std::move(other.fds_)), owns_path_(std::exchange(other.owns_path_, false)) {}
+
+Listener::~Listener() {
+  if (owns_path_) unlink(target_.path.c_str());
+}
+
+absl::Status Listener::ListenUnix() {
+  if (absl::Status status = RemoveIfStale(target_.path); !status.ok()) return status;
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | kSocketFlags, 0));
+  const sockaddr_un address = UnixAddress(target_.path);
+  if (fd.get() < 0 || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    const int error = errno;
+    absl::Status status = StatusFromErrno(error, absl::StrCat("creating the socket ", target_.path));
+    if (error == ENOENT) return absl::NotFoundError(absl::StrCat("no folder for the socket ", target_.path, ": create it first"));
+    if (error == EADDRINUSE) return absl::AlreadyExistsError(status.message());
+    return status;
+  }
+  owns_path_ = true;
+  if (listen(fd.get(), SOMAXCONN) != 0) return StatusFromErrno(errno, absl::StrCat("listening on ", target_.path));
+  fds_.push_back(std::move(fd));
+  return absl::OkStatus();
+}
+
+absl::Status Listener::ListenTcp() {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  const std::string port = absl::StrCat(target_.port);
+  if (int error = getaddrinfo(target_.host.c_str(), port.c_str(), &hints, &found); error != 0) {
+    return absl::NotFoundError(absl::StrCat("cannot find the address of \"", target_.host, "\": ", gai_strerror(error)));
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, freeaddrinfo);
+  absl::Status failure;
+  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
+    UniqueFd fd(socket(at->ai_family, SOCK_STREAM | kSocketFlags, 0));
+    const int on = 1;
+    setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    // A name's IPv6 address must not take its IPv4 one along.
+    if (at->ai_family == AF_INET6) setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    sockaddr_storage address{};
+    std::memcpy(&address, at->ai_addr, at->ai_addrlen);
+    // With port 0, the other addresses take the port that the first one got.
+    (at->ai_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
+                               : reinterpret_cast<sockaddr_in&>(address).sin_port) = htons(target_.port);
+    if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), at->ai_addrlen) != 0 || listen(fd.get(), SOMAXCONN) != 0) {
+      const int error = errno;
+      failure = StatusFromErrno(error, absl::StrCat("listening on ", target_.host, " port ", target_.port));
+      if (error == EADDRINUSE) failure = absl::AlreadyExistsError(failure.message());
+      continue;
+    }
+    if (target_.port == 0) {
+      socklen_t length = sizeof(address);
+      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length);
+      target_.port = ntohs(at->ai_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
+                                                     : reinterpret_cast<sockaddr_in&>(address).sin_port);
+    }
+    fds_.push_back(std::move(fd));
+  }
+  // One address in use is one too many: clients would meet two servers under one name.
+  if (failure.code() == absl::StatusCode::kAlreadyExists || fds_.empty()) return failure;
+  return absl::OkStatus();
+}
+
+}  // namespace buse

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Listening sockets for a target, and the URI under which clients find them.
+
+#ifndef BUSE_LISTENER_H_
+#define BUSE_LISTENER_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "buse/io.h"
+#include "buse/target.h"
+
+namespace buse {
+
+// Movable. Removes its Unix socket when destroyed.
+class Listener {
+ public:
+  // Listens on a Unix socket, or on every address that the host's name has. TCP port 0 takes a free one. A Unix socket that a dead
+  // server left behind is replaced.
+  // Errors: kAlreadyExists where somebody listens, or where the path is no socket; kNotFound for an unknown host or a missing
+  // folder; else as the system says.
+  static absl::StatusOr<Listener> Listen(const Target& target);
+
+  Listener(Listener&& other) noexcept;
+  Listener& operator=(Listener&&) = delete;
+  ~Listener();
+
+  // Non-blocking descriptors to poll and accept from.
+  const std::vector<UniqueFd>& fds() const { return fds_; }
+  // What clients connect to, with the port that was really taken.
+  std::string uri() const { return target_.Uri(); }
+
+ private:
+  explicit Listener(const Target& target) : target_(target) {}
+  absl::Status ListenUnix();
+  absl::Status ListenTcp();
+
+  Target target_;
+  std::vector<UniqueFd> fds_;
+  bool owns_path_ = false;
+};
+
+}  // namespace buse
+
+#endif  // BUSE_LISTENER_H_

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "buse/serve.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "buse/clients.h"
+#include "buse/io.h"
+#include "buse/kernel.h"
+#include "buse/listener.h"
+#include "buse/size.h"
+#include "buse/status.h"
+#include "buse/target.h"
+
+namespace buse {
+namespace {
+
+using std::chrono::steady_clock;
+
+// How long clients may take to read the answers that are on their way when the server ends.
+constexpr std::chrono::seconds kGrace(5);
+
+sigset_t TerminationSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&set, signal);
+  return set;
+}
+
+void Announce(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  std::fflush(stdout);
+}
+
+enum class Event { kSignal, kClientEnded, kNewClient, kTimeout };
+
+class Loop {
+ public:
+  Loop(const Service& service, const ServeOptions& options) : service_(service), options_(options) {
+    const sigset_t set = TerminationSignals();
+    signals_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  }
+
+  absl::Status ServeSocket(const Target& target);
+  absl::Status ServeKernel(const Target& target);
+
+ private:
+  Event Wait(const std::vector<UniqueFd>* listening, int timeout_ms, int& ready_fd);
+  void Accept(int listening_fd);
+  absl::Status Drain();
+  absl::Status StartKernelConnections(std::vector<int>& kernel_ends);
+  std::string KernelHint(const std::string& device) const;
+
+  const Service& service_;
+  const ServeOptions& options_;
+  UniqueFd signals_;
+  // Set when a kernel connection ended otherwise than by the kernel's word.
+  std::atomic<bool> broken_ = false;
+  // Last: its threads use the rest.
+  Clients clients_;
+};
+
+Event Loop::Wait(const std::vector<UniqueFd>* listening, int timeout_ms, int& ready_fd) {
+  std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0}, {clients_.ended_fd(), POLLIN, 0}};
+  if (listening != nullptr) {
+    for (const UniqueFd& fd : *listening) fds.push_back({fd.get(), POLLIN, 0});
+  }
+  while (poll(fds.data(), fds.size(), timeout_ms) < 0 && errno == EINTR) {
+  }
+  if (fds[0].revents != 0) {
+    signalfd_siginfo info;
+    if (read(signals_.get(), &info, sizeof(info)) > 0) return Event::kSignal;
+  }
+  if (fds[1].revents != 0) return Event::kClientEnded;
+  for (size_t i = 2; i < fds.size(); ++i) {
+    if (fds[i].revents == 0) continue;
+    ready_fd = fds[i].fd;
+    return Event::kNewClient;
+  }
+  return Event::kTimeout;
+}
+
+void Loop::Accept(int listening_fd) {
+  UniqueFd socket(accept4(listening_fd, nullptr, nullptr, SOCK_CLOEXEC));
+  if (!socket.valid()) {
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+      Say(service_.program, StatusFromErrno(errno, "accepting a client").message());
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the client stays in the queue
+    }
+    return;
+  }
+  const int on = 1;
+  setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // does nothing on a Unix socket
+  absl::Status started = clients_.Start(std::move(socket), [this](int fd) {
+    if (options_.verbose) Say(service_.program, absl::StrCat("client ", fd, " connected"));
+    absl::Status status = service_.serve_client(fd);
+    if (options_.verbose || status.code() == absl::StatusCode::kInvalidArgument) {
+      Say(service_.program, absl::StrCat("client ", fd, " ended", status.ok() ? "" : ": ", status.message()));
+    }
+  });
+  if (!started.ok()) Say(service_.program, started.message());
+}
+
+absl::Status Loop::ServeSocket(const Target& target) {
+  absl::StatusOr<Listener> listener = Listener::Listen(target);
+  if (!listener.ok()) return listener.status();
+  const std::string uri = listener->uri();
+  Announce(absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on ", uri, "\nTry:  nbdinfo '", uri,
+                        "'\n      nbdcopy '", uri, "' copy.img\n      qemu-img info '", uri, "'\nEnd it with Ctrl-C.\n"));
+  for (;;) {
+    int ready_fd = -1;
+    const bool room = clients_.count() < options_.max_clients;
+    const Event event = Wait(room ? &listener->fds() : nullptr, -1, ready_fd);
+    if (event == Event::kSignal) return Drain();
+    if (event == Event::kClientEnded) clients_.Reap();
+    if (event == Event::kNewClient) Accept(ready_fd);
+  }
+}
+
+absl::Status Loop::Drain() {
+  clients_.StopReceiving();
+  const auto end = steady_clock::now() + kGrace;
+  for (clients_.Reap(); clients_.count() > 0; clients_.Reap()) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - steady_clock::now()).count();
+    int ready_fd = -1;
+    if (left > 0 && Wait(nullptr, left, ready_fd) == Event::kClientEnded) continue;
+    Say(service_.program, absl::StrCat(clients_.count(), " clients do not read their answers: disconnecting them"));
+    break;
+  }
+  clients_.Disconnect();
+  return absl::OkStatus();
+}
+
+absl::Status Loop::StartKernelConnections(std::vector<int>& kernel_ends) {
+  uint64_t connections = options_.connections;
+  if (connections == 0) {
+    connections = service_.one_call_at_a_time ? 1 : std::clamp<uint64_t>(std::thread::hardware_concurrency(), 1, 4);
+  }
+  for (uint64_t i = 0; i < connections; ++i) {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return StatusFromErrno(errno, "making a pair of sockets");
+    kernel_ends.push_back(ends[1]);
+    absl::Status started = clients_.Start(UniqueFd(ends[0]), [this](int fd) {
+      // Memory that this thread asks for must not be freed by writing to this very device. Needs a privilege; without it the
+      // device works, but for that.
+      prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+      if (absl::Status status = service_.serve_kernel(fd); !status.ok()) {
+        Say(service_.program, absl::StrCat("the kernel's connection ended: ", status.message()));
+        broken_ = true;
+      }
+    });
+    if (!started.ok()) return started;
+  }
+  return absl::OkStatus();
+}
+
+std::string Loop::KernelHint(const std::string& device) const {
+  if ((service_.about.flags & nbd::kFlagReadOnly) != 0) return absl::StrCat("Try:  mount -o ro ", device, " /mnt\n");
+  return absl::StrCat("Try:  mkfs.ext4 ", device, " && mount ", device, " /mnt\n");
+}
+
+absl::Status Loop::ServeKernel(const Target& target) {
+  if (absl::Status status = CheckKernelDevice(target.path); !status.ok()) return status;
+  KernelAttachment::Options attach = {.device = target.path,
+                                      .size = service_.about.size,
+                                      .block_size = static_cast<uint32_t>(options_.block_size),
+                                      .transmission_flags = service_.about.flags};
+  attach.use_ioctl = options_.ioctl;
+  if (attach.block_size == 0) attach.block_size = std::max<uint32_t>(512, service_.about.min_block);
+  if (attach.block_size < service_.about.min_block) {
+    return absl::InvalidArgumentError(absl::StrCat("block-size: ", attach.block_size, " is below the least of this stack, ",
+                                                   service_.about.min_block, " bytes"));
+  }
+  if (absl::Status started = StartKernelConnections(attach.sockets); !started.ok()) {
+    for (int socket : attach.sockets) close(socket);
+    return started;
+  }
+  absl::StatusOr<std::unique_ptr<KernelAttachment>> attachment = KernelAttachment::Attach(attach);
+  if (!attachment.ok()) return attachment.status();
+  Announce(absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on ", target.path, "\n",
+                        KernelHint(target.path), "End it with Ctrl-C, or: nbd-client -d ", target.path, "\n"));
+  // Until a signal, or until the kernel has ended every connection.
+  while (clients_.count() > 0) {
+    int ready_fd = -1;
+    if (Wait(nullptr, -1, ready_fd) == Event::kSignal) break;
+    clients_.Reap();
+  }
+  absl::Status detached = (*attachment)->Detach();
+  if (detached.ok() && broken_) return absl::InternalError(absl::StrCat(target.path, " was lost before it was disconnected"));
+  return detached;
+}
+
+}  // namespace
+
+namespace {
+
+constexpr char kExitCodes[] =
+    "0  ended as asked, all data flushed\n"
+    "1  I/O trouble, or anything not listed here\n"
+    "2  wrong usage\n"
+    "3  no such device, file or host, or no nbd in the kernel\n"
+    "4  the device, file or socket is in use\n";
+
+}  // namespace
+
+ExitCode ExitCodeFor(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kExitOk;
+    case absl::StatusCode::kInvalidArgument:
+      return kExitUsage;
+    case absl::StatusCode::kNotFound:
+      return kExitNoSuchDevice;
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kFailedPrecondition:
+      return kExitBusy;
+    default:
+      return kExitFailure;
+  }
+}
+
+void HoldSignals() {
+  const sigset_t set = TerminationSignals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+void Say(const std::string& program, absl::string_view message) {
+  const std::string line = absl::StrCat(program, ": ", message, "\n");
+  if (write(STDERR_FILENO, line.data(), line.size()) < 0) return;  // nobody is left to be told
+}
+
+absl::Status Serve(Service& service, const ServeOptions& options) {
+  Target target;
+  if (options.target.empty()) {
+    const char* folder = std::getenv("XDG_RUNTIME_DIR");
+    target = {.kind = Target::Kind::kUnixSocket,
+              .path = absl::StrCat(folder != nullptr && access(folder, W_OK) == 0 ? folder : "/tmp", "/", service.program, ".",
+                                   getpid(), ".sock")};
+  } else {
+    absl::StatusOr<Target> parsed = ParseTarget(options.target);
+    if (!parsed.ok()) return parsed.status();
+    target = *std::move(parsed);
+  }
+  service.about.name = target.export_name;
+  absl::Status status;
+  {
+    Loop loop(service, options);
+    status = target.kind == Target::Kind::kKernelDevice ? loop.ServeKernel(target) : loop.ServeSocket(target);
+  }
+  // Even after trouble: what was written before it deserves to last.
+  absl::Status flushed = service.flush();
+  return status.ok() ? flushed : status;
+}
+
+Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
+  const absl::string_view path(argv0);
+  const std::string name(path.substr(path.rfind('/') + 1));
+  std::string arguments;  // what the layers need, by example
+  for (const LayerInfo& layer : layers) {
+    for (const OptionInfo& option : layer.options) {
+      if (option.required) absl::StrAppend(&arguments, " ", option.unit == Unit::kBytes ? "128M" : option.name);
+    }
+  }
+  return {.name = name,
+          .summary = "Serves a block device to the kernel or to NBD clients.",
+          .examples = absl::StrCat(name, arguments, "\n", name, arguments, " /dev/nbd0\n", name, arguments,
+                                   " 'nbd+unix:///?socket=/tmp/disk.sock'\n", name, arguments, " nbd://localhost/disk\n", name,
+                                   " --disconnect /dev/nbd0\n"),
+          .exit_codes = kExitCodes};
+}
+
+absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (argument == "--disconnect" && i + 1 < argc) return std::string(argv[i + 1]);
+    if (absl::ConsumePrefix(&argument, "--disconnect=")) return std::string(argument);
+  }
+  return absl::nullopt;
+}
+
+absl::Status Disconnect(const std::string& program, const std::string& device) {
+  absl::StatusOr<bool> was_attached = DisconnectKernelDevice(device);
+  if (!was_attached.ok()) return was_attached.status();
+  Announce(absl::StrCat(program, ": ", device, *was_attached ? " is free again\n" : " was free already\n"));
+  return absl::OkStatus();
+}
+
+int Conclude(const std::string& program, const absl::Status& status) {
+  if (!status.ok()) Say(program, status.message());
+  return ExitCodeFor(status);
+}
+
+}  // namespace buse

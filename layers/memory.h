@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Memory: a disk in memory, of any size; only what was written takes memory.
+//
+// Family: leaf.
+// Concurrency: kParallel.
+// Cost: what was written, in pages of 4096 bytes, and 32 KiB per GiB written to. Trim gives memory back.
+// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted. Contents are lost with the process.
+//
+//   using Stack = buse::Memory;
+//   Stack::Config config{.size = 64 << 20};
+
+#ifndef LAYERS_MEMORY_H_
+#define LAYERS_MEMORY_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "buse/description.h"
+#include "buse/device.h"
+#include "buse/gather.h"
+#include "layers/sparse_memory.h"
+
+namespace buse {
+
+struct Memory {
+  struct Config {
+    uint64_t size = 0;
+  };
+
+  struct State {
+    SparseMemory bytes;
+  };
+
+  static constexpr uint64_t kBlockSize = 1;
+  static constexpr Concurrency kConcurrency = Concurrency::kParallel;
+
+  static constexpr Description<Config, 1> Describe() {
+    return {"memory",
+            "keeps the disk in memory, which only written pages take",
+            Family::kLeaf,
+            {{{.field = &Config::size,
+               .name = "size",
+               .help = "size of the disk",
+               .unit = Unit::kBytes,
+               .positional = true,
+               .required = true,
+               .min = 1,
+               .max = SparseMemory::kMaxSize}}}};
+  }
+
+  static absl::Status Open(const Config& config, State& self) { return self.bytes.Open(config.size); }
+
+  static uint64_t Size(const State& self) { return self.bytes.size(); }
+
+  static absl::Status Read(State& self, uint64_t offset, Bytes out) { return self.bytes.Read(offset, out); }
+
+  static absl::Status Write(State& self, uint64_t offset, ConstBytes in) { return self.bytes.Write(offset, in); }
+
+  static absl::Status Flush(State&) { return absl::OkStatus(); }
+
+  // Memory is as durable as it gets. Offered so that a layer over several devices keeps theirs.
+  static absl::Status WriteThrough(State& self, uint64_t offset, ConstBytes in) { return self.bytes.Write(offset, in); }
+
+  static absl::Status Trim(State& self, Range range) { return self.bytes.Trim(range); }
+
+  static absl::Status Extents(State& self, Range range, EmitExtent emit) {
+    self.bytes.Extents(range, emit);
+    return absl::OkStatus();
+  }
+
+  static absl::Status View(State& self, Range range, Gather& gather) {
+    self.bytes.View(range, gather);
+    return absl::OkStatus();
+  }
+};
+
+}  // namespace buse
+
+#endif  // LAYERS_MEMORY_H_

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "layers/sparse_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "buse/status.h"
+
+namespace buse {
+namespace {
+
+// Address space that windows leave to the rest of the process.
+constexpr uint64_t kSpareAddressSpace = uint64_t{16} << 30;
+
+uint64_t DivideUp(uint64_t n, uint64_t unit) { return n / unit + (n % unit != 0); }
+
+// Zeroed private memory that takes none until it is touched, or null.
+void* Reserve(uint64_t bytes, int protection) {
+  void* memory = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
+}
+
+// Maps a part of the file, or returns null where the address space is scarce.
+std::byte* MapFile(int fd, uint64_t offset, uint64_t bytes) {
+  void* spare = Reserve(kSpareAddressSpace, PROT_NONE);
+  if (spare == nullptr) return nullptr;
+  void* mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
+  munmap(spare, kSpareAddressSpace);
+  return mapping == MAP_FAILED ? nullptr : static_cast<std::byte*>(mapping);
+}
+
+}  // namespace
+
+SparseMemory::~SparseMemory() {
+  for (auto& [index, window] : windows_) {
+    if (window->mapping != nullptr)
+      munmap(window->mapping, std::min(kWindow, DivideUp(size_, kPage) * kPage - index * kWindow));
+    munmap(window, sizeof(Window));
+  }
+  if (table_ != nullptr) munmap(table_, DivideUp(size_, kWindow) * sizeof(Window*));
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::Status SparseMemory::Open(uint64_t size) {
+  if (size == 0 || size > kMaxSize) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a memory disk of %d bytes is not possible; choose a size from 1 to %d bytes", size, kMaxSize));
+  }
+  size_ = size;
+  fd_ = memfd_create("buse-memory", MFD_CLOEXEC);
+  if (fd_ < 0 || ftruncate(fd_, static_cast<off_t>(DivideUp(size, kPage) * kPage)) != 0) {
+    return StatusFromErrno(errno,
+                           absl::StrFormat("cannot create the memory file of a memory disk of %d bytes; choose a smaller "
+                                           "size, or raise the limits on open files and file size (ulimit -n, -f)",
+                                           size));
+  }
+  table_ = static_cast<Window**>(Reserve(DivideUp(size, kWindow) * sizeof(Window*), PROT_READ | PROT_WRITE));
+  if (table_ == nullptr) {
+    return StatusFromErrno(errno,
+                           absl::StrFormat("cannot reserve the page table of a memory disk of %d bytes; choose a smaller "
+                                           "size, or raise the limit on address space (ulimit -v)",
+                                           size));
+  }
+  return absl::OkStatus();
+}
+
+uint64_t SparseMemory::allocated_bytes() const {
+  struct stat stat;
+  return fstat(fd_, &stat) == 0 ? static_cast<uint64_t>(stat.st_blocks) * 512 : 0;
+}
+
+SparseMemory::Run SparseMemory::RunAt(uint64_t offset, uint64_t end) const {
+  const uint64_t base = offset / kWindow * kWindow;
+  end = std::min(end, base + kWindow);
+  Window* window = WindowAt(offset / kWindow);
+  if (window == nullptr) return {end, false, nullptr};
+  uint64_t page = offset % kWindow / kPage;
+  bool present = false;
+  for (bool first = true; base + page * kPage < end; first = false, page = (page / 64 + 1) * 64) {
+    uint64_t bits = Word(*window, page / 64).load(std::memory_order_acquire);
+    if (first) present = bits >> page % 64 & 1;
+    // The bits that differ from the run's.
+    bits = (present ? ~bits : bits) >> page % 64;
+    if (bits != 0) {
+      page += std::countr_zero(bits);
+      break;
+    }
+  }
+  return {std::min(end, base + page * kPage), present, window};
+}
+
+absl::Status SparseMemory::ReadRuns(uint64_t offset, Bytes out) {
+  const uint64_t end = offset + out.size();
+  while (offset < end) {
+    const Run run = RunAt(offset, end);
+    const size_t n = run.end - offset;
+    if (!run.present) {
+      std::memset(out.data(), 0, n);
+    } else if (run.window->mapping != nullptr) {
+      std::memcpy(out.data(), run.window->mapping + offset % kWindow, n);
+    } else {
+      for (size_t done = 0; done < n;) {
+        const ssize_t got = pread(fd_, out.data() + done, n - done, static_cast<off_t>(offset + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return StatusFromErrno(got < 0 ? errno : EIO, "cannot read from the memory file");
+        done += static_cast<size_t>(got);
+      }
+    }
+    out = out.subspan(n);
+    offset = run.end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SparseMemory::WriteRuns(uint64_t offset, ConstBytes in) {
+  const uint64_t end = offset + in.size();
+  while (offset < end) {
+    Run run = RunAt(offset, end);
+    if (run.window == nullptr) {
+      if (absl::Status status = MakeWindow(offset / kWindow); !status.ok()) return status;
+      continue;
+    }
+    if (run.present && run.window->mapping != nullptr) {
+      std::memcpy(run.window->mapping + offset % kWindow, in.data(), run.end - offset);
+    } else {
+      // A system call, since without memory left it returns, where the mapping would raise SIGBUS.
+      const ssize_t put = pwrite(fd_, in.data(), run.end - offset, static_cast<off_t>(offset));
+      if (put < 0 && errno == EINTR) continue;
+      if (put <= 0) {
+        return StatusFromErrno(
+            put < 0 ? errno : ENOSPC,
+            absl::StrFormat("the memory disk of %d bytes cannot take more memory; trim it or free some", size_));
+      }
+      run.end = offset + static_cast<uint64_t>(put);
+    }
+    Mark<true>(offset / kPage, DivideUp(run.end, kPage));
+    in = in.subspan(run.end - offset);
+    offset = run.end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SparseMemory::Trim(Range range) {
+  const bool to_the_end = range.end() == size_;
+  const uint64_t end = to_the_end ? DivideUp(size_, kPage) * kPage : range.end();
+  const uint64_t first = DivideUp(range.offset, kPage);
+  const uint64_t last = end / kPage;
+  Mark<false>(first, last);
+  int result;
+  do {
+    result = fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
+                       static_cast<off_t>(end - range.offset));
+  } while (result != 0 && errno == EINTR);
+  if (result == 0) return absl::OkStatus();
+  const int error = errno;
+  Mark<true>(first, last);  // what lies there may be stale
+  return StatusFromErrno(error, "cannot give memory back to the system");
+}
+
+void SparseMemory::Extents(Range range, EmitExtent emit) {
+  for (uint64_t at = range.offset; at < range.end();) {
+    Run run = RunAt(at, range.end());
+    const bool present = run.present;
+    uint64_t end;
+    do {
+      end = run.window != nullptr ? run.end : NextWindow(run.end, range.end());
+      if (end < range.end()) run = RunAt(end, range.end());
+    } while (end < range.end() && run.present == present);
+    if (!emit({{at, end - at}, present ? Extent::Kind::kData : Extent::Kind::kHole})) return;
+    at = end;
+  }
+}
+
+void SparseMemory::View(Range range, Gather& gather) {
+  for (uint64_t at = range.offset; at < range.end() && !gather.overflowed();) {
+    const Run run = RunAt(at, range.end());
+    if (!run.present) {
+      gather.AppendZeroes(run.end - at);
+    } else if (run.window->mapping != nullptr) {
+      gather.Append({run.window->mapping + at % kWindow, run.end - at});
+    } else {
+      while (!gather.overflowed()) gather.AppendZeroes(1);
+    }
+    at = run.end;
+  }
+}
+
+uint64_t SparseMemory::NextWindow(uint64_t offset, uint64_t end) {
+  std::lock_guard lock(mutex_);
+  const auto next = windows_.lower_bound(offset / kWindow);
+  return next == windows_.end() ? end : std::clamp(next->first * kWindow, offset, end);
+}
+
+absl::Status SparseMemory::MakeWindow(uint64_t index) {
+  std::lock_guard lock(mutex_);
+  if (windows_.contains(index)) return absl::OkStatus();
+  auto* window = static_cast<Window*>(Reserve(sizeof(Window), PROT_READ | PROT_WRITE));
+  if (window == nullptr) {
+    return StatusFromErrno(errno,
+                           absl::StrFormat("cannot map more of a memory disk of %d bytes; raise the limits on address space "
+                                           "and mappings (ulimit -v, vm.max_map_count)",
+                                           size_));
+  }
+  const uint64_t offset = index * kWindow;
+  window->mapping = MapFile(fd_, offset, std::min(kWindow, DivideUp(size_, kPage) * kPage - offset));
+  windows_[index] = window;
+  std::atomic_ref(table_[index]).store(window, std::memory_order_release);
+  return absl::OkStatus();
+}
+
+template <bool kSet>
+void SparseMemory::Mark(uint64_t first, uint64_t last) {
+  while (first < last) {
+    Window* window = WindowAt(first / (kWindow / kPage));
+    if (window == nullptr) {
+      first = NextWindow(first * kPage, last * kPage) / kPage;
+      continue;
+    }
+    // To the end of the word.
+    const uint64_t end = std::min(last, (first / 64 + 1) * 64);
+    const Span span = SpanOf(first * kPage, (end - first) * kPage);
+    if constexpr (kSet) {
+      Word(*window, span.word).fetch_or(span.mask, std::memory_order_acq_rel);
+    } else {
+      Word(*window, span.word).fetch_and(~span.mask, std::memory_order_acq_rel);
+    }
+    first = end;
+  }
+}
+
+}  // namespace buse

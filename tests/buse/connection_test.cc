@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The transmission phase against the specification's literals, over devices that answer by View and by Read.
+
+#include "buse/connection.h"
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "layers/memory.h"
+#include "layers/read_only.h"
+#include "tests/leaves.h"
+#include "tests/wire.h"
+
+namespace buse {
+namespace {
+
+using testing::Bare;
+using testing::Big;
+using testing::Bytestream;
+using testing::ByteTransport;
+using testing::Call;
+using testing::Full;
+using testing::Full512;
+using testing::Request;
+using testing::Script;
+using testing::SimpleReply;
+using testing::Writer;
+
+// Numbers are those of the specification, written out.
+constexpr uint16_t kRead = 0, kWrite = 1, kDisc = 2, kFlush = 3, kTrim = 4, kCache = 5, kWriteZeroes = 6, kBlockStatus = 7;
+constexpr uint16_t kFua = 1, kNoHole = 2, kDf = 4, kReqOne = 8, kFastZero = 16;
+constexpr uint32_t kEperm = 1, kEio = 5, kEinval = 22, kEnospc = 28;
+
+static_assert(nbd::TransmissionFlags<Full>() == 0b101'0110'1101);
+static_assert(nbd::TransmissionFlags<Writer>() == 0b001'0100'1101);
+static_assert(nbd::TransmissionFlags<Bare>() == 0b001'0000'0011);
+static_assert(nbd::TransmissionFlags<ReadOnly<Full>>() == 0b101'0000'0011);
+static_assert(nbd::WithoutWriting(nbd::TransmissionFlags<Full>()) == 0b101'0000'0011);
+
+template <Device Stack>
+class Server {
+ public:
+  static constexpr uint64_t kSize = 65536;
+
+  explicit Server(uint64_t size = kSize) {
+    typename Stack::Config config;
+    config.size = size;
+    if constexpr (requires { config.script; }) config.script = &script;
+    EXPECT_TRUE(Stack::Open(config, state_).ok());
+  }
+
+  // Serves `in` and then the client's end. Returns what was sent.
+  std::string Serve(const std::string& in, size_t chunk = SIZE_MAX) {
+    Exported<Stack> exported = {.device = state_,
+                                .about = {.size = Stack::Size(state_),
+                                          .flags = nbd::TransmissionFlags<Stack>(),
+                                          .min_block = static_cast<uint32_t>(Stack::kBlockSize)}};
+    exported.on_failure = [&](const char* command, Range range, const absl::Status& why) {
+      failures.push_back(std::string(command) + " " + std::to_string(range.offset) + " " + std::string(why.message()));
+    };
+    stream = {.in = in, .chunk = chunk};
+    auto connection =
+        std::make_unique<Connection<Stack, ByteTransport>>(exported, ByteTransport(stream), *Buffers::Create());
+    status = connection->Transmit();
+    return stream.out;
+  }
+
+  Script script;
+  Bytestream stream;
+  absl::Status status;
+  std::vector<std::string> failures;
+
+ private:
+  typename Stack::State state_;
+};
+
+template <class Stack>
+class ReadWriteTest : public ::testing::Test {};
+using Writable = ::testing::Types<Full, Writer, Memory>;
+TYPED_TEST_SUITE(ReadWriteTest, Writable);
+
+TYPED_TEST(ReadWriteTest, ReadsBackWhatWasWritten) {
+  for (size_t chunk : {size_t{1}, size_t{27}, size_t{29}, size_t{1000}, SIZE_MAX}) {
+    Server<TypeParam> server;
+    const std::string data = "some bytes";
+    EXPECT_EQ(server.Serve(Request(0, kWrite, 1, 100, data.size()) + data + Request(0, kRead, 2, 98, 14), chunk),
+              SimpleReply(0, 1) + SimpleReply(0, 2, std::string(2, '\0') + data + std::string(2, '\0')));
+    EXPECT_TRUE(server.status.ok());
+  }
+}
+
+TYPED_TEST(ReadWriteTest, PayloadsLargerThanTheReceiveBufferArriveWhole) {
+  std::string data(300000, '\0');
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<char>(i * 7 + i / 1000);
+  for (size_t chunk : {size_t{1000}, size_t{65536}, SIZE_MAX}) {
+    Server<TypeParam> server(1 << 20);
+    EXPECT_EQ(server.Serve(Request(0, kWrite, 1, 5, data.size()) + data + Request(0, kRead, 2, 5, data.size()), chunk),
+              SimpleReply(0, 1) + SimpleReply(0, 2, data));
+  }
+}
+
+TYPED_TEST(ReadWriteTest, ABatchIsAnsweredWithOneSend) {
+  Server<TypeParam> server;
+  std::string in, out;
+  for (uint64_t i = 0; i < 100; ++i) {
+    in += Request(0, kRead, i, i * 512, 512);
+    out += SimpleReply(0, i, std::string(512, '\0'));
+  }
+  EXPECT_EQ(server.Serve(in), out);
+  EXPECT_EQ(server.stream.sends, 1);
+}
+
+TYPED_TEST(ReadWriteTest, MoreRepliesThanABatchHoldsAreSentInSeveral) {
+  Server<TypeParam> server;
+  std::string in, out;
+  for (uint64_t i = 0; i < 2000; ++i) {
+    in += Request(0, kRead, i, i, 3);
+    out += SimpleReply(0, i, std::string(3, '\0'));
+  }
+  EXPECT_EQ(server.Serve(in), out);
+}
+
+TYPED_TEST(ReadWriteTest, EveryRequestInError) {
+  const uint64_t size = Server<TypeParam>::kSize;
+  struct Row {
+    const char* name;
+    std::string request;
+    uint32_t error;
+  };
+  const Row rows[] = {
+      {"read past the end", Request(0, kRead, 9, size - 1, 2), kEinval},
+      {"read far past the end", Request(0, kRead, 9, size + 1, 1), kEinval},
+      {"read near 2^64", Request(0, kRead, 9, ~0ull, 1), kEinval},
+      {"read that wraps", Request(0, kRead, 9, ~0ull - 1, 0xffffffff), kEinval},
+      {"read longer than the largest payload", Request(0, kRead, 9, 0, (32 << 20) + 1), kEinval},
+      {"read of 2^32-1", Request(0, kRead, 9, 0, 0xffffffff), kEinval},
+      {"read with DF, not negotiated", Request(kDf, kRead, 9, 0, 1), kEinval},
+      {"read with an unknown flag", Request(0x8000, kRead, 9, 0, 1), kEinval},
+      {"write past the end", Request(0, kWrite, 9, size - 1, 2) + "xx", kEnospc},
+      {"write near 2^64", Request(0, kWrite, 9, ~0ull, 1) + "x", kEnospc},
+      {"write with NO_HOLE", Request(kNoHole, kWrite, 9, 0, 1) + "x", kEinval},
+      {"write longer than the largest payload", Request(0, kWrite, 9, 0, (32 << 20) + 1) + std::string((32 << 20) + 1, 'x'), kEinval},
+      {"write zeroes past the end", Request(0, kWriteZeroes, 9, size, 1), kEnospc},
+      {"write zeroes of 2^32-1", Request(0, kWriteZeroes, 9, 0, 0xffffffff), kEnospc},
+      {"write zeroes with FAST_ZERO, not announced", Request(kFastZero, kWriteZeroes, 9, 0, 1), kEinval},
+      {"trim past the end", Request(0, kTrim, 9, 0, size + 1), kEinval},
+      {"trim with NO_HOLE", Request(kNoHole, kTrim, 9, 0, 1), kEinval},
+      {"flush with a length", Request(0, kFlush, 9, 0, 1), kEinval},
+      {"flush with an offset", Request(0, kFlush, 9, 1, 0), kEinval},
+      {"cache past the end", Request(0, kCache, 9, size, 1), kEinval},
+      {"cache with an unknown flag", Request(kReqOne, kCache, 9, 0, 1), kEinval},
+      {"block status, not negotiated", Request(0, kBlockStatus, 9, 0, 1), kEinval},
+      {"an unknown command", Request(0, 200, 9, 0, 0), kEinval},
+      {"BUSE's undoing: FUA as part of the type", Request(0, 0xffff, 9, 0, 0), kEinval},
+  };
+  for (const Row& row : rows) {
+    Server<TypeParam> server;
+    // The next request is understood and served: the stream stayed in step.
+    EXPECT_EQ(server.Serve(row.request + Request(0, kRead, 10, 0, 1), 100000),
+              SimpleReply(row.error, 9) + SimpleReply(0, 10, std::string(1, '\0')))
+        << row.name;
+    EXPECT_TRUE(server.status.ok()) << row.name;
+  }
+}
+
+TYPED_TEST(ReadWriteTest, RequestsOfNoLengthSucceed) {
+  Server<TypeParam> server;
+  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 0, 0) + Request(0, kWrite, 2, 65536, 0) + Request(0, kWriteZeroes, 3, 0, 0)),
+            SimpleReply(0, 1) + SimpleReply(0, 2) + SimpleReply(0, 3));
+}
+
+TYPED_TEST(ReadWriteTest, DiscAnswersWhatCameBeforeAndIgnoresTheRest) {
+  Server<TypeParam> server;
+  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 0, 4) + Request(0, kDisc, 2, 0, 0) + "anything"), SimpleReply(0, 1, std::string(4, '\0')));
+  EXPECT_TRUE(server.status.ok());
+}
+
+TYPED_TEST(ReadWriteTest, WrongMagicEndsTheConnectionAfterTheRepliesThatAreDue) {
+  Server<TypeParam> server;
+  std::string bad = Request(0, kRead, 2, 0, 4);
+  bad[3] = 0;
+  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 0, 4) + bad), SimpleReply(0, 1, std::string(4, '\0')));
+  EXPECT_EQ(server.status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+TYPED_TEST(ReadWriteTest, AnEndInsideARequestAnswersWhatWasWholeAndChangesNothing) {
+  const std::string whole = Request(0, kRead, 1, 0, 4);
+  const std::string write = Request(0, kWrite, 2, 0, 100000) + std::string(100000, 'x');
+  for (size_t cut : {size_t{1}, size_t{27}, size_t{28}, size_t{29}, size_t{70000}, write.size() - 1}) {
+    Server<TypeParam> server(1 << 20);
+    EXPECT_EQ(server.Serve(whole + write.substr(0, cut)), SimpleReply(0, 1, std::string(4, '\0'))) << cut;
+    EXPECT_TRUE(server.status.ok());
+    EXPECT_EQ(server.Serve(Request(0, kRead, 3, 0, 8)), SimpleReply(0, 3, std::string(8, '\0'))) << cut;
+  }
+}
+
+TEST(ConnectionTest, AFailedReadSendsNoPayloadAndTheNextRequestIsServed) {
+  const std::string in = Request(0, kRead, 1, 0, 4096) + Request(0, kRead, 2, 4096, 4096);
+  const std::string out = SimpleReply(kEio, 1) + SimpleReply(0, 2, std::string(4096, '\0'));
+  Server<Full> by_view;
+  by_view.script.fail_at = 0;
+  EXPECT_EQ(by_view.Serve(in), out);
+  EXPECT_EQ(by_view.failures, (std::vector<std::string>{"read 0 injected failure"}));
+  Server<Writer> by_read;
+  by_read.script.fail_at = 0;
+  EXPECT_EQ(by_read.Serve(in), out);
+  EXPECT_EQ(by_read.failures, (std::vector<std::string>{"read 0 injected failure"}));
+}
+
+TEST(ConnectionTest, EveryFailureOfTheDeviceBecomesItsError) {
+  const std::pair<absl::Status, uint32_t> table[] = {
+      {absl::InternalError("x"), 5},           {absl::DataLossError("x"), 5},      {absl::PermissionDeniedError("x"), 1},
+      {absl::ResourceExhaustedError("x"), 28}, {absl::UnavailableError("x"), 12},  {absl::InvalidArgumentError("x"), 22},
+      {absl::UnimplementedError("x"), 95},     {absl::CancelledError("x"), 108},   {absl::UnknownError("x"), 5},
+  };
+  for (const auto& [error, number] : table) {
+    for (const std::string& request : {Request(0, kRead, 1, 0, 1), Request(0, kWrite, 1, 0, 1) + "x", Request(0, kFlush, 1, 0, 0),
+                                       Request(0, kTrim, 1, 0, 1), Request(0, kWriteZeroes, 1, 0, 1), Request(0, kCache, 1, 0, 1)}) {
+      Server<Full> server;
+      server.script.fail_at = 0;
+      server.script.error = error;
+      EXPECT_EQ(server.Serve(request), SimpleReply(number, 1));
+    }
+  }
+}
+
+// What arrives at the device, for each command and flag.
+TEST(ConnectionTest, CommandsArriveAtTheDevice) {
+  const std::pair<std::string, std::vector<Call>> table[] = {
+      {Request(0, kWrite, 1, 8, 4) + "data", {{"Write", {8, 4}}}},
+      {Request(kFua, kWrite, 1, 8, 4) + "data", {{"WriteThrough", {8, 4}}}},
+      {Request(0, kFlush, 1, 0, 0), {{"Flush", {}}}},
+      {Request(kFua, kFlush, 1, 0, 0), {{"Flush", {}}}},
+      {Request(0, kTrim, 1, 8, 4), {{"Trim", {8, 4}}}},
+      {Request(kFua, kTrim, 1, 8, 4), {{"Trim", {8, 4}}, {"Flush", {}}}},
+      {Request(0, kWriteZeroes, 1, 8, 4), {{"Trim", {8, 4}}}},
+      {Request(kNoHole, kWriteZeroes, 1, 8, 4), {{"WriteZeroes", {8, 4}}}},
+      {Request(kNoHole | kFua, kWriteZeroes, 1, 8, 4), {{"WriteZeroes", {8, 4}}, {"Flush", {}}}},
+      {Request(0, kCache, 1, 8, 4), {{"Prefetch", {8, 4}}}},
+      {Request(kFua, kCache, 1, 8, 4), {{"Prefetch", {8, 4}}}},
+  };
+  for (const auto& [request, calls] : table) {
+    Server<Full> server;
+    EXPECT_EQ(server.Serve(request), SimpleReply(0, 1));
+    EXPECT_EQ(server.script.calls, calls);
+  }
+}
+
+TEST(ConnectionTest, WhatADeviceLacksIsEmulatedOrRefused) {
+  const std::pair<std::string, std::vector<Call>> table[] = {
+      {Request(kFua, kWrite, 1, 8, 4) + "data", {{"Write", {8, 4}}, {"Flush", {}}}},
+      {Request(0, kWriteZeroes, 1, 8, 4), {{"Write", {8, 4}}}},
+      {Request(0, kCache, 1, 8, 4), {}},
+  };
+  for (const auto& [request, calls] : table) {
+    Server<Writer> server;
+    EXPECT_EQ(server.Serve(request), SimpleReply(0, 1));
+    EXPECT_EQ(server.script.calls, calls);
+  }
+  Server<Writer> server;
+  EXPECT_EQ(server.Serve(Request(0, kTrim, 1, 8, 4)), SimpleReply(kEinval, 1)) << "TRIM was not announced";
+}
+
+TEST(ConnectionTest, AReadOnlyDeviceRefusesEveryChange) {
+  for (const std::string& request : {Request(0, kWrite, 1, 0, 1) + "x", Request(0, kWriteZeroes, 1, 0, 1), Request(0, kTrim, 1, 0, 1)}) {
+    Server<Bare> server;
+    EXPECT_EQ(server.Serve(request + Request(0, kRead, 2, 0, 1)), SimpleReply(kEperm, 1) + SimpleReply(0, 2, std::string(1, '\0')));
+  }
+  Server<Bare> server;
+  EXPECT_EQ(server.Serve(Request(0, kFlush, 1, 0, 0)), SimpleReply(kEinval, 1)) << "FLUSH was not announced";
+  EXPECT_EQ(server.Serve(Request(kFua, kRead, 1, 0, 1)), SimpleReply(kEinval, 1)) << "FUA was not announced";
+}
+
+TEST(ConnectionTest, RequestsMustBeAlignedToTheAnnouncedBlock) {
+  Server<Full512> server;
+  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 1, 512) + Request(0, kRead, 2, 512, 511) + Request(0, kWrite, 3, 256, 4) + "data" +
+                         Request(0, kRead, 4, 512, 512)),
+            SimpleReply(kEinval, 1) + SimpleReply(kEinval, 2) + SimpleReply(kEinval, 3) + SimpleReply(0, 4, std::string(512, '\0')));
+  EXPECT_EQ(server.script.calls, (std::vector<Call>{{"View", {512, 512}}}));
+}
+
+// Every other page is a hole, so that a view has more pieces than one send takes.
+TEST(ConnectionTest, AViewOfTooManyPiecesIsReadIntoTheBuffer) {
+  constexpr uint32_t kPages = 1500, kLength = kPages * 4096;
+  Server<Memory> server(kLength);
+  std::string writes, replies, content(kLength, '\0');
+  for (uint32_t page = 0; page < kPages; page += 2) {
+    writes += Request(0, kWrite, page, page * 4096, 4) + "data";
+    replies += SimpleReply(0, page);
+    content.replace(page * 4096, 4, "data");
+  }
+  EXPECT_EQ(server.Serve(writes), replies);
+  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 0, 8) + Request(0, kRead, 2, 0, kLength) + Request(0, kRead, 3, 8192, 4)),
+            SimpleReply(0, 1, content.substr(0, 8)) + SimpleReply(0, 2, content) + SimpleReply(0, 3, "data"));
+}
+
+TEST(ConnectionTest, ManyLargeReadsShareTheBoundedBuffer) {
+  constexpr uint32_t kLength = 20 << 20;
+  Server<Writer> server(kLength);
+  const std::string zeroes(kLength, '\0');
+  std::string in, out;
+  for (uint64_t i = 0; i < 4; ++i) {
+    in += Request(0, kRead, i, 0, kLength);
+    out += SimpleReply(0, i, zeroes);
+  }
+  EXPECT_TRUE(server.Serve(in) == out);
+}
+
+}  // namespace
+}  // namespace buse

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "layers/sparse_memory.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1
+#endif
+#endif
+
+namespace buse {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+
+std::vector<std::byte> Fill(size_t length, int value) { return std::vector<std::byte>(length, static_cast<std::byte>(value)); }
+
+std::vector<std::byte> Get(SparseMemory& memory, uint64_t offset, size_t length) {
+  std::vector<std::byte> out = Fill(length, 0xee);
+  EXPECT_TRUE(memory.Read(offset, out).ok());
+  return out;
+}
+
+std::vector<Extent> ExtentsOf(SparseMemory& memory, Range range) {
+  std::vector<Extent> extents;
+  memory.Extents(range, [&](const Extent& extent) {
+    extents.push_back(extent);
+    return true;
+  });
+  return extents;
+}
+
+Extent Data(uint64_t begin, uint64_t end) { return {{begin, end - begin}, Extent::Kind::kData}; }
+Extent Hole(uint64_t begin, uint64_t end) { return {{begin, end - begin}, Extent::Kind::kHole}; }
+
+std::vector<std::byte> Joined(Gather& gather) {
+  std::vector<std::byte> joined;
+  for (const iovec& piece : gather.pieces()) {
+    const auto* begin = static_cast<const std::byte*>(piece.iov_base);
+    joined.insert(joined.end(), begin, begin + piece.iov_len);
+  }
+  return joined;
+}
+
+// Lowers a limit for the length of a test.
+class Limit {
+ public:
+  Limit(decltype(RLIMIT_AS) resource, uint64_t value) : resource_(resource) {
+    getrlimit(resource_, &before_);
+    const rlimit lower = {.rlim_cur = value, .rlim_max = before_.rlim_max};
+    EXPECT_EQ(setrlimit(resource_, &lower), 0);
+  }
+  ~Limit() { setrlimit(resource_, &before_); }
+
+ private:
+  decltype(RLIMIT_AS) resource_;
+  rlimit before_;
+};
+
+uint64_t AddressSpaceInUse() {
+  uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+TEST(SparseMemoryTest, ImpossibleSizesAreRefusedByName) {
+  for (const uint64_t size : {uint64_t{0}, SparseMemory::kMaxSize + 1, UINT64_MAX}) {
+    SparseMemory memory;
+    const absl::Status status = memory.Open(size);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find(std::to_string(size)), absl::string_view::npos) << status;
+  }
+}
+
+TEST(SparseMemoryTest, OnlyWrittenPagesTakeMemoryAndTrimGivesItBack) {
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(64 << 20).ok());
+  EXPECT_EQ(memory.allocated_bytes(), 0u);
+  ASSERT_TRUE(memory.Write(kPage, Fill(8 * kPage, 1)).ok());
+  EXPECT_EQ(memory.allocated_bytes(), 8 * kPage);
+  ASSERT_TRUE(memory.Write(100 * kPage + 5, Fill(1, 1)).ok());
+  EXPECT_EQ(memory.allocated_bytes(), 9 * kPage);
+  ASSERT_TRUE(memory.Trim({2 * kPage - 1, 3 * kPage + 2}).ok());
+  EXPECT_EQ(memory.allocated_bytes(), 6 * kPage) << "the whole pages are given back";
+  ASSERT_TRUE(memory.Trim({0, memory.size()}).ok());
+  EXPECT_EQ(memory.allocated_bytes(), 0u);
+}
+
+TEST(SparseMemoryTest, ReadingAndLookingAllocatesNothing) {
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(4 << 20).ok());
+  ASSERT_TRUE(memory.Write(1 << 20, Fill(1, 1)).ok());
+  ASSERT_TRUE(memory.Write(2 << 20, Fill(2 * kPage, 2)).ok());
+  ASSERT_TRUE(memory.Trim({2 << 20, kPage}).ok());
+  const uint64_t before = memory.allocated_bytes();
+  std::vector<std::byte> expected = Fill(4 << 20, 0);
+  expected[1 << 20] = std::byte{1};
+  std::fill_n(expected.begin() + (2 << 20) + kPage, kPage, std::byte{2});
+  EXPECT_EQ(Get(memory, 0, 4 << 20), expected);
+  for (uint64_t at = 0; at < memory.size(); at += kPage) Get(memory, at, kPage);
+  Gather gather;
+  memory.View({0, memory.size()}, gather);
+  EXPECT_FALSE(gather.overflowed());
+  EXPECT_EQ(Joined(gather), expected);
+  ExtentsOf(memory, {0, memory.size()});
+  ASSERT_TRUE(memory.Trim({5000, 20000}).ok());
+  EXPECT_EQ(memory.allocated_bytes(), before);
+}
+
+TEST(SparseMemoryTest, ALastPageInPartIsAPage) {
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(kPage + 100).ok());
+  ASSERT_TRUE(memory.Write(kPage, Fill(100, 7)).ok());
+  EXPECT_EQ(ExtentsOf(memory, {0, kPage + 100}), (std::vector<Extent>{Hole(0, kPage), Data(kPage, kPage + 100)}));
+  ASSERT_TRUE(memory.Trim({kPage, 99}).ok());
+  EXPECT_EQ(Get(memory, kPage + 98, 2), (std::vector<std::byte>{std::byte{0}, std::byte{7}}));
+  ASSERT_TRUE(memory.Trim({kPage, 100}).ok());
+  EXPECT_EQ(ExtentsOf(memory, {0, kPage + 100}), (std::vector<Extent>{Hole(0, kPage + 100)}));
+  EXPECT_EQ(memory.allocated_bytes(), 0u);
+}
+
+// First and last byte, and across the borders of the mappings, whose size is 1 GiB.
+TEST(SparseMemoryTest, SizesFarBeyondMemoryAndAddressSpaceWork) {
+  for (const uint64_t size : {3072 * kGiB, uint64_t{1} << 62, SparseMemory::kMaxSize}) {
+    SCOPED_TRACE(size);
+    SparseMemory memory;
+    ASSERT_TRUE(memory.Open(size).ok());
+    EXPECT_EQ(memory.size(), size);
+    const uint64_t middle = size / kGiB / 2 * kGiB;
+    for (const uint64_t at : {uint64_t{0}, kGiB - 2, middle - 2, size - 4}) {
+      EXPECT_EQ(Get(memory, at, 4), Fill(4, 0));
+      ASSERT_TRUE(memory.Write(at, Fill(4, 9)).ok());
+      EXPECT_EQ(Get(memory, at, 4), Fill(4, 9));
+      ASSERT_TRUE(memory.Write(at, Fill(4, 8)).ok());
+      EXPECT_EQ(Get(memory, at, 4), Fill(4, 8));
+    }
+    const uint64_t last = (size - 4) / kPage * kPage;
+    EXPECT_EQ(ExtentsOf(memory, {0, size}),
+              (std::vector<Extent>{Data(0, kPage), Hole(kPage, kGiB - kPage), Data(kGiB - kPage, kGiB + kPage),
+                                   Hole(kGiB + kPage, middle - kPage), Data(middle - kPage, middle + kPage),
+                                   Hole(middle + kPage, last), Data(last, size)}));
+    EXPECT_EQ(ExtentsOf(memory, {middle - 1, 2}), (std::vector<Extent>{Data(middle - 1, middle + 1)}));
+    ASSERT_TRUE(memory.Trim({0, size}).ok());
+    EXPECT_EQ(ExtentsOf(memory, {0, size}), (std::vector<Extent>{Hole(0, size)}));
+    EXPECT_EQ(memory.allocated_bytes(), 0u);
+  }
+}
+
+// More mappings than a process has address space in user-mode Linux.
+TEST(SparseMemoryTest, EveryGiBOfALargeDiskCanBeWritten) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "ThreadSanitizer ends the process where a mapping finds no place";
+#endif
+  constexpr uint64_t kGiBs = 3072;
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(kGiBs * kGiB).ok());
+  for (uint64_t i = 0; i < kGiBs; ++i) ASSERT_TRUE(memory.Write(i * kGiB + 7, Fill(2, i % 251 + 1)).ok());
+  for (uint64_t i = 0; i < kGiBs; ++i) ASSERT_EQ(Get(memory, i * kGiB + 7, 2), Fill(2, i % 251 + 1));
+  EXPECT_EQ(memory.allocated_bytes(), kGiBs * kPage);
+  EXPECT_EQ(ExtentsOf(memory, {0, memory.size()}).size(), 2 * kGiBs);
+}
+
+TEST(SparseMemoryTest, AnEnumerationOfExtentsEndsWhenTold) {
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(64 * kPage).ok());
+  ASSERT_TRUE(memory.Write(kPage, Fill(1, 1)).ok());
+  int calls = 0;
+  memory.Extents({0, memory.size()}, [&](const Extent&) { return ++calls < 2; });
+  EXPECT_EQ(calls, 2);
+}
+
+TEST(SparseMemoryTest, WithoutRoomInTheAddressSpaceEverythingStillWorks) {
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(8 * kGiB).ok());
+  ASSERT_TRUE(memory.Write(0, Fill(kPage, 1)).ok());
+  {
+    Limit limit(RLIMIT_AS, AddressSpaceInUse() + kGiB / 2);
+    ASSERT_TRUE(memory.Write(kGiB - 3, Fill(2 * kPage, 2)).ok());
+  }
+  ASSERT_TRUE(memory.Write(kGiB, Fill(1, 3)).ok());
+  std::vector<std::byte> expected = Fill(2 * kPage + 6, 2);
+  std::fill_n(expected.begin(), 3, std::byte{0});
+  std::fill_n(expected.end() - 3, 3, std::byte{0});
+  expected[6] = std::byte{3};
+  EXPECT_EQ(Get(memory, kGiB - 6, expected.size()), expected);
+  ASSERT_TRUE(memory.Trim({kGiB, kPage}).ok());
+  EXPECT_EQ(memory.allocated_bytes(), 3 * kPage);
+  EXPECT_EQ(ExtentsOf(memory, {kGiB, 3 * kPage}),
+            (std::vector<Extent>{Hole(kGiB, kGiB + kPage), Data(kGiB + kPage, kGiB + 2 * kPage),
+                                 Hole(kGiB + 2 * kPage, kGiB + 3 * kPage)}));
+  Gather gather;
+  memory.View({kGiB - kPage, kPage}, gather);
+  EXPECT_FALSE(gather.overflowed()) << "what lies in the mapping is lent";
+  memory.View({kGiB, 2 * kPage}, gather);
+  EXPECT_TRUE(gather.overflowed()) << "its owner shall read into a buffer";
+}
+
+TEST(SparseMemoryTest, AWriteThatFindsNoSpaceIsAnErrorAndTouchesNothingElse) {
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(8 * kPage).ok());
+  ASSERT_TRUE(memory.Write(0, Fill(kPage, 1)).ok());
+  ASSERT_TRUE(memory.Write(7 * kPage, Fill(kPage, 1)).ok());
+  const auto before = std::signal(SIGXFSZ, SIG_IGN);
+  {
+    Limit limit(RLIMIT_FSIZE, 3 * kPage + 10);
+    EXPECT_EQ(memory.Write(2 * kPage, Fill(4 * kPage, 2)).code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_TRUE(memory.Write(7 * kPage, Fill(kPage, 3)).ok()) << "what has its memory can be written";
+  }
+  std::signal(SIGXFSZ, before);
+  EXPECT_EQ(Get(memory, 0, kPage), Fill(kPage, 1));
+  EXPECT_EQ(Get(memory, kPage, kPage), Fill(kPage, 0));
+  EXPECT_EQ(Get(memory, 6 * kPage, kPage), Fill(kPage, 0));
+  EXPECT_EQ(Get(memory, 7 * kPage, kPage), Fill(kPage, 3));
+  EXPECT_TRUE(memory.Write(2 * kPage, Fill(4 * kPage, 4)).ok());
+  EXPECT_EQ(Get(memory, 2 * kPage, 4 * kPage), Fill(4 * kPage, 4));
+}
+
+// A part of a large disk around the border of two mappings, against a vector of bytes and a vector of pages.
+TEST(SparseMemoryTest, RandomOperationsMatchAModel) {
+  constexpr uint64_t kLength = 200 * kPage;
+  for (uint32_t seed = 0; seed < 8; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    SparseMemory memory;
+    ASSERT_TRUE(memory.Open(2 * kGiB).ok());
+    const uint64_t base = kGiB - 100 * kPage;
+    std::vector<std::byte> bytes = Fill(kLength, 0);
+    std::vector<bool> pages(kLength / kPage);
+    for (int i = 0; i < 1500; ++i) {
+      const uint64_t offset = random() % 2 == 0 ? random() % kLength : random() % (kLength / kPage) * kPage;
+      uint64_t length = 1 + random() % (random() % 4 == 0 ? kLength : random() % 2 == 0 ? kPage : 100);
+      length = std::min(length, kLength - offset);
+      switch (random() % 4) {
+        case 0: {
+          const auto in = Fill(length, 1 + random() % 255);
+          ASSERT_TRUE(memory.Write(base + offset, in).ok());
+          std::copy(in.begin(), in.end(), bytes.begin() + offset);
+          std::fill(pages.begin() + offset / kPage, pages.begin() + (offset + length - 1) / kPage + 1, true);
+          break;
+        }
+        case 1: {
+          ASSERT_TRUE(memory.Trim({base + offset, length}).ok());
+          std::fill_n(bytes.begin() + offset, length, std::byte{0});
+          const uint64_t first = (offset + kPage - 1) / kPage;
+          const uint64_t last = (offset + length) / kPage;
+          if (first < last) std::fill(pages.begin() + first, pages.begin() + last, false);
+          break;
+        }
+        case 2: {
+          ASSERT_EQ(std::memcmp(Get(memory, base + offset, length).data(), bytes.data() + offset, length), 0) << i;
+          break;
+        }
+        case 3: {
+          std::vector<Extent> expected;
+          for (uint64_t at = offset; at < offset + length;) {
+            uint64_t end = at;
+            while (end < offset + length && pages[end / kPage] == pages[at / kPage]) end = (end / kPage + 1) * kPage;
+            end = std::min(end, offset + length);
+            expected.push_back(pages[at / kPage] ? Data(base + at, base + end) : Hole(base + at, base + end));
+            at = end;
+          }
+          ASSERT_EQ(ExtentsOf(memory, {base + offset, length}), expected) << i;
+          break;
+        }
+      }
+    }
+    EXPECT_EQ(Get(memory, base, kLength), bytes);
+    EXPECT_EQ(memory.allocated_bytes(), std::count(pages.begin(), pages.end(), true) * kPage);
+  }
+}
+
+// Each thread has the bytes that leave its number when divided by kThreads, so that all meet in every page.
+TEST(SparseMemoryTest, ThreadsWithRangesOfTheirOwnDoNotDisturbEachOther) {
+  constexpr int kThreads = 4;
+  constexpr uint64_t kUnit = 1000;
+  constexpr uint64_t kUnits = 400;
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(2 * kGiB).ok());
+  const uint64_t base = kGiB - kUnits * kUnit / 2;
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      std::mt19937_64 random(thread);
+      std::vector<int> model(kUnits / kThreads);
+      for (int i = 0; i < 4000; ++i) {
+        const uint64_t mine = random() % model.size();
+        const uint64_t offset = base + (mine * kThreads + thread) * kUnit;
+        switch (random() % 3) {
+          case 0:
+            model[mine] = static_cast<int>(random() % 256);
+            ASSERT_TRUE(memory.Write(offset, Fill(kUnit, model[mine])).ok());
+            break;
+          case 1:
+            model[mine] = 0;
+            ASSERT_TRUE(memory.Trim({offset, kUnit}).ok());
+            break;
+          case 2:
+            ASSERT_EQ(Get(memory, offset, kUnit), Fill(kUnit, model[mine]));
+            break;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Writes and trims that overlap may leave either, but nothing may come back later: a page said to be a hole is zero below too,
+// which a write to a part of it would show.
+TEST(SparseMemoryTest, NothingStaleLiesBelowAHoleAfterOverlappingWritesAndTrims) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "overlapping copies are data races, though harmless ones";
+#endif
+  constexpr uint64_t kPages = 4;
+  uint64_t holes = 0;
+  for (int round = 0; round < 2000; ++round) {
+    SparseMemory memory;
+    ASSERT_TRUE(memory.Open(kPages * kPage).ok());
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < 3; ++thread) {
+      threads.emplace_back([&, thread] {
+        std::mt19937_64 random(round * 3 + thread);
+        std::vector<std::byte> buffer = Fill(kPages * kPage, 0xff);
+        for (int i = 0; i < 12; ++i) {
+          const uint64_t offset = random() % 2 == 0 ? random() % kPages * kPage : random() % (kPages * kPage);
+          const uint64_t length = std::min(1 + random() % (2 * kPage), kPages * kPage - offset);
+          if (thread == 0) {
+            ASSERT_TRUE(memory.Trim({offset / kPage * kPage, kPage}).ok());
+          } else {
+            ASSERT_TRUE(memory.Write(offset, {buffer.data(), length}).ok());
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    const std::vector<std::byte> contents = Get(memory, 0, kPages * kPage);
+    ASSERT_EQ(Get(memory, 0, kPages * kPage), contents);
+    for (const Extent& extent : ExtentsOf(memory, {0, kPages * kPage})) {
+      if (extent.kind == Extent::Kind::kData) continue;
+      for (uint64_t at = extent.range.offset; at < extent.range.end(); at += kPage, ++holes) {
+        ASSERT_TRUE(memory.Write(at, Fill(1, 0)).ok());
+        ASSERT_EQ(Get(memory, at, kPage), Fill(kPage, 0)) << "round " << round;
+      }
+    }
+  }
+  EXPECT_GT(holes, 0u);
+}
+
+}  // namespace
+}  // namespace buse
