@@ -129,16 +129,12 @@ struct Request {
   }
 };
 
-// What a server of `Stack` says it can do. A Flush that a device has for form's sake only (kVolatileCache is false) is not
-// announced. All connections share one State, so several are always safe.
+// What a server of `Stack` says it can do. All connections share one State, so several are always safe.
 template <Device Stack>
 consteval uint16_t TransmissionFlags() {
   uint16_t flags = kFlagHasFlags | kFlagCanMultiConn;
   if (!CanWrite<Stack>) flags |= kFlagReadOnly;
   if (CanWrite<Stack>) flags |= kFlagSendFlush | kFlagSendFua | kFlagSendWriteZeroes;
-  if constexpr (requires { Stack::kVolatileCache; }) {
-    if (!Stack::kVolatileCache) flags &= ~(kFlagSendFlush | kFlagSendFua);
-  }
   if (CanTrim<Stack>) flags |= kFlagSendTrim;
   if (CanPrefetch<Stack>) flags |= kFlagSendCache;
   return flags;
@@ -194,6 +190,7 @@ inline Error CheckRequest(const Request& request, const Export& exported) {
   if ((request.flags & ~allowed) != 0) return kEinval;
   if (changes && announced(kFlagReadOnly)) return kEperm;
   if (request.type == kCmdTrim && !announced(kFlagSendTrim)) return kEinval;
+  if (request.type == kCmdWriteZeroes && !announced(kFlagSendWriteZeroes)) return kEinval;
   if (payload && request.length > exported.max_payload) return kEinval;
   if (request.offset > exported.size || request.length > exported.size - request.offset) return past_end;
   if (((request.offset | request.length) & (exported.min_block - 1)) != 0) return kEinval;

@@ -21,6 +21,7 @@
 #include "buse/connection.h"
 #include "buse/device.h"
 #include "buse/disk.h"
+#include "buse/nbd.h"
 #include "buse/options.h"
 #include "buse/serve.h"
 #include "buse/size.h"
@@ -29,19 +30,24 @@
 
 namespace buse {
 
-// Serves `disk` until a signal ends it or its kernel device is disconnected; see buse::Serve, whose errors it returns. The disk
-// is used by many threads meanwhile, as its kConcurrency allows. HoldSignals comes before the disk is opened.
+// What a server says of `disk`: all of it follows from the stack's type, its size and how it was opened.
 template <Device Stack>
-absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options) {
+nbd::Export ExportOf(const std::string& program, const Disk<Stack>& disk) {
   static_assert((Stack::kBlockSize & (Stack::kBlockSize - 1)) == 0 && Stack::kBlockSize <= 65536,
                 "buse: a server cannot offer this block size: NBD wants a power of two up to 65536 bytes. Put Align over the stack");
-  Exported<Stack> exported = {.device = disk.state(),
-                              .about = {.description = absl::StrCat(FormatSize(disk.size()), " served by ", program),
-                                        .size = disk.size(),
-                                        .flags = nbd::TransmissionFlags<Stack>(),
-                                        .min_block = static_cast<uint32_t>(Stack::kBlockSize),
-                                        .preferred_block = std::max<uint32_t>(4096, Stack::kBlockSize)}};
-  if (!disk.writable()) exported.about.flags = nbd::WithoutWriting(exported.about.flags);
+  constexpr uint16_t kFlags = nbd::TransmissionFlags<Stack>();
+  return {.description = absl::StrCat(FormatSize(disk.size()), " served by ", program),
+          .size = disk.size(),
+          .flags = disk.writable() ? kFlags : nbd::WithoutWriting(kFlags),
+          .min_block = static_cast<uint32_t>(Stack::kBlockSize),
+          .preferred_block = std::max<uint32_t>(4096, Stack::kBlockSize)};
+}
+
+// Serves `disk` as `about` says until a signal ends it or its kernel device is disconnected; see buse::Serve, whose errors it
+// returns. The disk is used by many threads meanwhile, as its kConcurrency allows. HoldSignals comes before the disk is opened.
+template <Device Stack>
+absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options, const nbd::Export& about) {
+  Exported<Stack> exported = {.device = disk.state(), .about = about};
   exported.on_failure = [&program](const char* command, Range range, const absl::Status& status) {
     Say(program, absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));
   };
@@ -96,7 +102,7 @@ class Server {
   template <Device D>
   static absl::Status OpenAndServe(const std::string& program, const typename D::Config& config, const ServeOptions& options) {
     absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
-    return disk.ok() ? ServeDisk(program, *disk, options) : disk.status();
+    return disk.ok() ? ServeDisk(program, *disk, options, ExportOf(program, *disk)) : disk.status();
   }
 };
 

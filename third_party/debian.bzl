@@ -194,26 +194,36 @@ libnl = repository_rule(
     local = True,
 )
 
-# Bazel 4 loads these two from @bazel_tools. Debian's own bazel-rules-cc 0.0.4
-# does not load under Debian's Bazel 4.2.3 (use_cpp_toolchain), so: thin shims.
-_SHIMS = {
-    "rules_cc": ("cc", ["cc_binary", "cc_import", "cc_library", "cc_proto_library", "cc_test", "cc_toolchain", "cc_toolchain_suite", "objc_library"]),
-    "rules_java": ("java", ["java_binary", "java_import", "java_library", "java_proto_library", "java_runtime", "java_toolchain"]),
+# Bazel would download these. Its own rules are built in; Debian's bazel-rules-cc does not load under Debian's Bazel.
+_RULES = {
+    "rules_cc": ("cc", "cpp", ["cc_binary", "cc_import", "cc_library", "cc_proto_library", "cc_test", "cc_toolchain", "cc_toolchain_suite", "objc_library"]),
+    "rules_java": ("java", "jdk", ["java_binary", "java_import", "java_library", "java_proto_library", "java_runtime", "java_toolchain"]),
 }
 
-def _shim_impl(ctx):
-    pkg, rules = _SHIMS[ctx.name]
+def _builtin_rules_impl(ctx):
+    package, tools, rules = _RULES[ctx.name]
     ctx.file("WORKSPACE", "workspace(name = %r)\n" % ctx.name)
-    ctx.file(pkg + "/BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+    ctx.file(package + "/BUILD.bazel", """package(default_visibility = ["//visibility:public"])
 alias(name = "toolchain_type", actual = "@bazel_tools//tools/%s:toolchain_type")
-""" % {"cc": "cpp", "java": "jdk"}[pkg])
-    ctx.file(pkg + "/defs.bzl", "".join(["%s = native.%s\n" % (r, r) for r in rules]))
+""" % tools)
+    ctx.file(package + "/defs.bzl", "".join(["%s = native.%s\n" % (r, r) for r in rules]))
 
-_rules_shim = repository_rule(implementation = _shim_impl)
+builtin_rules = repository_rule(implementation = _builtin_rules_impl)
+
+# Every test depends on the coverage tools, used or not; Debian has none, so `bazel coverage` does not work.
+def _no_coverage_tools_impl(ctx):
+    ctx.file("WORKSPACE", "workspace(name = %r)\n" % ctx.name)
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+[alias(name = name, actual = "@bazel_tools//tools/coverage:dummy_coverage_report_generator")
+ for name in ["coverage_report_generator", "lcov_merger"]]
+""")
+
+no_coverage_tools = repository_rule(implementation = _no_coverage_tools_impl)
 
 def debian_repositories():
-    for name in _SHIMS:
-        _rules_shim(name = name)
+    for name in _RULES:
+        builtin_rules(name = name)
+    no_coverage_tools(name = "remote_coverage_tools")
     debian_absl(name = "com_google_absl")
     debian_googletest(name = "com_google_googletest")
     debian_benchmark(name = "com_github_google_benchmark")

@@ -6,12 +6,15 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "buse/description.h"
@@ -20,6 +23,7 @@
 #include "gtest/gtest.h"
 #include "layers/contract.h"
 #include "layers/observer.h"
+#include "layers/operation.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
 
@@ -344,15 +348,47 @@ void ExerciseCells() {
 TEST(AlignConcurrencyTest, NeighboursInABlockKeepTheirBytesParallel) { ExerciseCells<Concurrency::kParallel>(); }
 TEST(AlignConcurrencyTest, NeighboursInABlockKeepTheirBytesDisjoint) { ExerciseCells<Concurrency::kDisjoint>(); }
 
-// Under kParallel calls may overlap; only the bytes they have in common are unspecified.
+// Runs a function after the first read.
+struct AfterReadHook {
+  struct Once {
+    std::function<void()> run;
+    std::atomic<bool> done{false};
+  };
+  template <class BelowConfig>
+  struct Config {
+    Once* once = nullptr;
+    BelowConfig below;
+  };
+  struct State {
+    Once* once = nullptr;
+  };
+  template <class Config>
+  static constexpr Description<Config> Describe() {
+    return {"after-read", "runs a function after the first read", Family::kObserver};
+  }
+  template <class Config>
+  static absl::Status Open(const Config& config, State& hook) {
+    hook.once = config.once;
+    return absl::OkStatus();
+  }
+  template <class Next>
+  static absl::Status Around(State& hook, const Request& request, Next&& next) {
+    absl::Status status = next();
+    if (request.operation == Operation::kRead && !hook.once->done.exchange(true)) hook.once->run();
+    return status;
+  }
+};
+
+// Under kParallel calls may overlap; only the bytes they have in common are unspecified. A whole block is written between the
+// read and the write of one that changes a part of it.
 TEST(AlignConcurrencyTest, AWholeBlockWrittenMeanwhileIsNotUndone) {
-  using Stack = Watched<Concurrency::kParallel>;
-  using Operation = std::function<absl::Status(Stack::State&)>;
+  using Stack = Contract<Align<Contract<Observer<AfterReadHook, Full512>>>>;
+  using Change = std::function<absl::Status(Stack::State&)>;
   std::array<std::byte, 512> whole;
   whole.fill(std::byte{7});
   std::array<std::byte, 10> part;
   part.fill(std::byte{9});
-  const std::vector<Operation> parts = {
+  const std::vector<Change> parts = {
       [&](auto& state) { return Stack::Write(state, 100, part); },
       [&](auto& state) { return Stack::WriteThrough(state, 100, part); },
       [&](auto& state) {
@@ -362,11 +398,7 @@ TEST(AlignConcurrencyTest, AWholeBlockWrittenMeanwhileIsNotUndone) {
         return Stack::WriteZeroes(state, {100, 10});
       },
   };
-  struct Whole {
-    std::byte leaves;
-    Operation run;
-  };
-  const std::vector<Whole> wholes = {
+  const std::vector<std::pair<std::byte, Change>> wholes = {
       {std::byte{7}, [&](auto& state) { return Stack::Write(state, 0, whole); }},
       {std::byte{7}, [&](auto& state) { return Stack::WriteThrough(state, 0, whole); }},
       {std::byte{0},
@@ -378,19 +410,27 @@ TEST(AlignConcurrencyTest, AWholeBlockWrittenMeanwhileIsNotUndone) {
          return Stack::WriteZeroes(state, {0, 512});
        }},
   };
-  for (int round = 0; round < 20; ++round) {
-    for (const Operation& change_part : parts) {
-      for (const Whole& change_whole : wholes) {
-        Script script;
-        script.medium.assign(512, std::byte{1});
-        auto state = OpenWatched<Stack>(script, 512);
-        std::thread other([&] { EXPECT_TRUE(change_part(*state).ok()); });
-        EXPECT_TRUE(change_whole.run(*state).ok());
-        other.join();
-        const auto right = [&](std::byte b) { return b == change_whole.leaves; };
-        EXPECT_TRUE(std::all_of(script.medium.begin(), script.medium.begin() + 100, right));
-        EXPECT_TRUE(std::all_of(script.medium.begin() + 110, script.medium.end(), right));
-      }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    for (size_t j = 0; j < wholes.size(); ++j) {
+      SCOPED_TRACE(std::to_string(i) + " " + std::to_string(j));
+      const auto& [left, change_whole] = wholes[j];
+      Script script;
+      script.medium.assign(512, std::byte{1});
+      Stack::State state;
+      std::thread other;
+      AfterReadHook::Once once;
+      once.run = [&] {
+        other = std::thread([&] { EXPECT_TRUE(change_whole(state).ok()); });
+        // Time enough to be done, if nothing held it back.
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      };
+      Stack::Config config{.below = {.below = {.below = {.once = &once, .below = {.size = 512, .script = &script}}}}};
+      ASSERT_TRUE(Stack::Open(config, state).ok());
+      EXPECT_TRUE(parts[i](state).ok());
+      other.join();
+      const auto right = [&left = left](std::byte b) { return b == left; };
+      EXPECT_TRUE(std::all_of(script.medium.begin(), script.medium.begin() + 100, right));
+      EXPECT_TRUE(std::all_of(script.medium.begin() + 110, script.medium.end(), right));
     }
   }
 }

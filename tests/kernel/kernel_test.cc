@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The example programs behind the kernel's own nbd driver: file systems, every way to end, every way to be refused. Runs as
+// root where there is an nbd driver; tests/kernel/kernel_test.sh sees to that.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kTiB = uint64_t{1} << 40;
+constexpr size_t kPiece = 4096;
+
+constexpr int kExitOk = 0;
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+constexpr int kExitNoSuchDevice = 3;
+constexpr int kExitBusy = 4;
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+bool WaitUntil(const std::function<bool()>& condition, milliseconds limit) {
+  for (const auto end = steady_clock::now() + limit; !condition();) {
+    if (steady_clock::now() >= end) return false;
+    std::this_thread::sleep_for(milliseconds(2));
+  }
+  return true;
+}
+
+// A program of the project, found by the wrapper.
+std::string Program(const char* variable) {
+  const char* path = std::getenv(variable);
+  return path != nullptr ? path : std::string("missing-environment-variable-") + variable;
+}
+std::string Memdisk() { return Program("BUSE_MEMDISK"); }
+std::string Loopback() { return Program("BUSE_LOOPBACK"); }
+
+// A child process whose output goes to a file. Ends with this object.
+class Process {
+ public:
+  Process(std::vector<std::string> arguments, std::string log)
+      : name_(fs::path(arguments[0]).filename()), log_(std::move(log)) {
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    pid_ = ::fork();
+    if (pid_ != 0) return;
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const int out = ::open(log_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const int in = ::open("/dev/null", O_RDONLY);
+    ::dup2(in, STDIN_FILENO);
+    ::dup2(out, STDOUT_FILENO);
+    ::dup2(out, STDERR_FILENO);
+    ::execvp(argv[0], argv.data());
+    ::_exit(127);
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  ~Process() {
+    if (ended_) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+  pid_t pid() const { return pid_; }
+  std::string output() const { return ReadFile(log_); }
+
+  bool WaitForOutput(const std::string& text) {
+    return WaitUntil([&] { return output().find(text) != std::string::npos || HasEnded(); }, seconds(10)) && !HasEnded();
+  }
+
+  // The exit code, 128 + the signal that ended it, or -1 if it runs on.
+  int Wait(milliseconds limit = seconds(10)) {
+    if (!WaitUntil([&] { return HasEnded(); }, limit)) return -1;
+    return WIFEXITED(status_) ? WEXITSTATUS(status_) : 128 + WTERMSIG(status_);
+  }
+
+  int End(int signal) {
+    ::kill(pid_, signal);
+    return Wait();
+  }
+
+  bool HasEnded() { return ended_ = ended_ || ::waitpid(pid_, &status_, WNOHANG) == pid_; }
+
+ private:
+  std::string name_;
+  std::string log_;
+  pid_t pid_ = -1;
+  int status_ = 0;
+  bool ended_ = false;
+};
+
+struct Result {
+  int code = -1;
+  std::string output;
+};
+
+// A device file, read and written past the page cache.
+class Direct {
+ public:
+  explicit Direct(const std::string& path) : fd_(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC)) {
+    EXPECT_GE(fd_, 0) << path << ": " << std::strerror(errno);
+    EXPECT_EQ(::posix_memalign(&buffer_, kPiece, kPiece), 0);
+  }
+  Direct(const Direct&) = delete;
+  Direct& operator=(const Direct&) = delete;
+  ~Direct() {
+    ::close(fd_);
+    std::free(buffer_);
+  }
+
+  uint64_t size() const { return static_cast<uint64_t>(::lseek(fd_, 0, SEEK_END)); }
+
+  // 0 or errno.
+  int Write(uint64_t offset, char fill, size_t length = kPiece) {
+    std::memset(buffer_, fill, length);
+    const ssize_t done = ::pwrite(fd_, buffer_, length, static_cast<off_t>(offset));
+    return done == static_cast<ssize_t>(length) ? 0 : done < 0 ? errno : ENODATA;
+  }
+
+  int Read(uint64_t offset, std::string& out, size_t length = kPiece) {
+    const ssize_t done = ::pread(fd_, buffer_, length, static_cast<off_t>(offset));
+    if (done < 0) return errno;
+    out.assign(static_cast<char*>(buffer_), static_cast<size_t>(done));
+    return 0;
+  }
+
+  bool Holds(uint64_t offset, char fill, size_t length = kPiece) {
+    std::string found;
+    return Read(offset, found, length) == 0 && found == std::string(length, fill);
+  }
+
+ private:
+  int fd_;
+  void* buffer_ = nullptr;
+};
+
+class KernelTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char folder[] = "/tmp/buse-kernel-test.XXXXXX";
+    ASSERT_NE(::mkdtemp(folder), nullptr);
+    folder_ = folder;
+    device_ = FreeDevice();
+    ASSERT_NE(device_, "") << "all nbd devices of this machine are in use";
+  }
+
+  void TearDown() override {
+    if (fs::exists(Mountpoint())) Shell("umount -l " + Mountpoint());
+    if (HasFailure() && server_) std::cerr << "what the server said: " << server_->output() << "\n";
+    server_.reset();
+    for (const std::string& device : used_) Shell(Memdisk() + " --disconnect " + device);
+    fs::remove_all(folder_);
+  }
+
+  std::string Path(const std::string& name) const { return folder_ + "/" + name; }
+  std::string Mountpoint() const { return Path("mnt"); }
+
+  std::string FreeDevice() {
+    for (int i = 0; i < 16; ++i) {
+      const std::string name = "nbd" + std::to_string(i);
+      if (fs::exists("/sys/block/" + name + "/pid") || ReadFile("/sys/block/" + name + "/size") != "0\n") continue;
+      used_.push_back("/dev/" + name);
+      return used_.back();
+    }
+    return "";
+  }
+
+  Result Shell(const std::string& command) {
+    const std::string log = Path("shell." + std::to_string(++logs_));
+    Process shell({"timeout", "-k", "1", "30", "bash", "-c", command}, log);
+    const int code = shell.Wait(seconds(40));
+    return {code, shell.output()};
+  }
+
+  void Expect(const std::string& command) {
+    const Result result = Shell(command);
+    EXPECT_EQ(result.code, 0) << command << "\n" << result.output;
+  }
+
+  // A program run to its end, which must come at once.
+  Result Run(const std::vector<std::string>& arguments) {
+    Process process(arguments, Path("run." + std::to_string(++logs_)));
+    const int code = process.Wait();
+    return {code, process.output()};
+  }
+
+  // A server, ready. The device's name is to be among the arguments.
+  std::unique_ptr<Process> Serve(std::vector<std::string> arguments, const std::string& device) {
+    auto server = std::make_unique<Process>(std::move(arguments), Path("server." + std::to_string(++logs_)));
+    EXPECT_TRUE(server->WaitForOutput(" on " + device + "\n")) << server->output();
+    return server;
+  }
+
+  bool IsFree(const std::string& device) {
+    const std::string sys = "/sys/block/" + device.substr(5);
+    return !fs::exists(sys + "/pid") && ReadFile(sys + "/size") == "0\n";
+  }
+
+  std::string folder_;
+  std::string device_;
+  std::vector<std::string> used_;
+  std::unique_ptr<Process> server_;
+  int logs_ = 0;
+};
+
+// Each test once through netlink and once through the ioctls.
+class AttachedTest : public KernelTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  std::vector<std::string> WithMode(std::vector<std::string> arguments) const {
+    if (GetParam()) arguments.push_back("--ioctl");
+    return arguments;
+  }
+
+  void StartMemdisk(const std::string& size, const std::vector<std::string>& options = {}) {
+    std::vector<std::string> arguments = WithMode({Memdisk(), size, device_});
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    server_ = Serve(arguments, device_);
+  }
+
+  void StartLoopback(const std::string& file) { server_ = Serve(WithMode({Loopback(), file, device_}), device_); }
+
+  // Whatever ended the last server, the next one finds a clean device.
+  void ExpectThatItCanBeAttachedAgain() {
+    EXPECT_TRUE(WaitUntil([&] { return IsFree(device_); }, seconds(5)));
+    StartMemdisk("32M");
+    Direct device(device_);
+    EXPECT_EQ(device.size(), 32 * kMiB);
+    EXPECT_EQ(device.Write(0, 'n'), 0);
+    EXPECT_TRUE(device.Holds(0, 'n'));
+  }
+
+  void ExpectCleanEnd() {
+    EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+    EXPECT_TRUE(IsFree(device_));
+  }
+
+  uint64_t MemoryOfServer() {
+    uint64_t bytes = 0;
+    for (const fs::directory_entry& fd : fs::directory_iterator("/proc/" + std::to_string(server_->pid()) + "/fd")) {
+      struct stat info;
+      if (fs::read_symlink(fd).string().find("memfd:") == std::string::npos) continue;
+      if (::stat(fd.path().c_str(), &info) == 0) bytes += static_cast<uint64_t>(info.st_blocks) * 512;
+    }
+    return bytes;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(, AttachedTest, ::testing::Bool(),
+                         [](const ::testing::TestParamInfo<bool>& info) { return info.param ? "Ioctl" : "Netlink"; });
+
+TEST_P(AttachedTest, ReadsZeroesAtFirst) {
+  StartMemdisk("64M");
+  Expect("cmp -n 67108864 " + device_ + " /dev/zero");
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, TheLastBytesCount) {
+  // No multiple of a page, nor of a MiB: nothing may be rounded away.
+  const uint64_t size = 12345 * 512;
+  StartMemdisk(std::to_string(size));
+  Expect("[ $(blockdev --getsize64 " + device_ + ") = " + std::to_string(size) + " ]");
+  {
+    Direct device(device_);
+    EXPECT_EQ(device.size(), size);
+    EXPECT_EQ(device.Write(size - 512, 'z', 512), 0);
+    EXPECT_TRUE(device.Holds(size - 512, 'z', 512));
+    EXPECT_TRUE(device.Holds(size - 1024, '\0', 512));
+  }
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, PastTheEndFails) {
+  StartMemdisk("1M");
+  {
+    Direct device(device_);
+    std::string found;
+    EXPECT_EQ(device.Read(kMiB, found), 0);
+    EXPECT_EQ(found, "");
+    EXPECT_EQ(device.Write(kMiB, 'x'), ENOSPC);
+    EXPECT_EQ(device.Read(kMiB - 512, found, 1024), 0);
+    EXPECT_EQ(found.size(), 512u);
+  }
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, AFileSystemKeepsATree) {
+  StartMemdisk("128M");
+  const std::string tree = "/usr/include/linux";
+  Expect("mkfs.ext4 -q " + device_ + " && mkdir " + Mountpoint() + " && mount " + device_ + " " + Mountpoint());
+  Expect("cp -a " + tree + " " + Mountpoint() + "/tree && sync -f " + Mountpoint() + " && umount " + Mountpoint());
+  Expect("blockdev --flushbufs " + device_ + " && mount " + device_ + " " + Mountpoint());
+  Expect("diff -r " + tree + " " + Mountpoint() + "/tree && umount " + Mountpoint());
+  Expect("e2fsck -fn " + device_);
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, AFileSystemIsWhollyInTheFileAfterwards) {
+  const std::string image = Path("image");
+  Expect("truncate -s 64M " + image);
+  StartLoopback(image);
+  Expect("mkfs.ext4 -q " + device_ + " && mkdir " + Mountpoint() + " && mount " + device_ + " " + Mountpoint());
+  Expect("cp /bin/bash " + Mountpoint() + "/bash && umount " + Mountpoint());
+  ExpectCleanEnd();
+  Expect("e2fsck -fn " + image);
+  Expect("debugfs -R 'dump /bash " + Path("bash") + "' " + image + " && cmp /bin/bash " + Path("bash"));
+}
+
+TEST_P(AttachedTest, WhatThePageCacheHoldsIsWrittenBackAtTheEnd) {
+  const std::string image = Path("image");
+  Expect("truncate -s 64M " + image);
+  StartLoopback(image);
+  Expect("head -c 32M /dev/zero | tr '\\0' d | dd of=" + device_ + " bs=1M conv=notrunc iflag=fullblock");
+  ExpectCleanEnd();
+  Expect("[ $(tr -cd d < " + image + " | wc -c) = 33554432 ]");
+}
+
+TEST_P(AttachedTest, DiscardGivesMemoryBack) {
+  StartMemdisk("256M");
+  Expect("head -c 64M /dev/zero | tr '\\0' d | dd of=" + device_ + " bs=1M oflag=direct iflag=fullblock");
+  EXPECT_GE(MemoryOfServer(), 64 * kMiB);
+  Expect("blkdiscard " + device_);
+  EXPECT_LT(MemoryOfServer(), 1 * kMiB);
+  EXPECT_TRUE(Direct(device_).Holds(32 * kMiB, '\0'));
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, SignalsEndItCleanly) {
+  for (int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    StartMemdisk("16M");
+    Expect("dd if=/dev/zero of=" + device_ + " bs=1M count=4");
+    EXPECT_EQ(server_->End(signal), kExitOk) << strsignal(signal) << server_->output();
+    EXPECT_TRUE(IsFree(device_)) << strsignal(signal);
+  }
+  ExpectThatItCanBeAttachedAgain();
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, NbdClientDisconnectsIt) {
+  StartMemdisk("16M");
+  Expect("nbd-client -d " + device_);
+  EXPECT_EQ(server_->Wait(), kExitOk) << server_->output();
+  ExpectThatItCanBeAttachedAgain();
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, AnotherProcessDisconnectsIt) {
+  StartMemdisk("16M");
+  const Result result = Run({Memdisk(), "--disconnect", device_});
+  EXPECT_EQ(result.code, kExitOk) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("is free again"));
+  EXPECT_TRUE(IsFree(device_));
+  EXPECT_EQ(server_->Wait(), kExitOk) << server_->output();
+  ExpectThatItCanBeAttachedAgain();
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, WhatAKilledServerLeavesCanBeFreed) {
+  StartMemdisk("16M");
+  EXPECT_EQ(server_->End(SIGKILL), 128 + SIGKILL);
+  const Result result = Run({Memdisk(), "--disconnect", device_});
+  EXPECT_EQ(result.code, kExitOk) << result.output;
+  const Result again = Run({Memdisk(), "--disconnect", device_});
+  EXPECT_EQ(again.code, kExitOk);
+  EXPECT_THAT(again.output, HasSubstr("was free already"));
+  ExpectThatItCanBeAttachedAgain();
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, IoOfAKilledServerFailsAndDoesNotHang) {
+  StartMemdisk("64M");
+  Process reader({"bash", "-c", "while dd if=" + device_ + " of=/dev/null bs=4k iflag=direct status=none; do :; done"},
+                 Path("reader"));
+  std::this_thread::sleep_for(milliseconds(200));
+  EXPECT_FALSE(reader.HasEnded());
+  EXPECT_EQ(server_->End(SIGKILL), 128 + SIGKILL);
+  EXPECT_EQ(reader.Wait(), 1) << reader.output();
+  EXPECT_EQ(Run({Memdisk(), "--disconnect", device_}).code, kExitOk);
+  ExpectThatItCanBeAttachedAgain();
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, AMountedDeviceKeepsWhatWasWrittenAndSaysThatItIsNotFree) {
+  const std::string image = Path("image");
+  Expect("truncate -s 64M " + image);
+  StartLoopback(image);
+  Expect("mkfs.ext4 -q " + device_ + " && mkdir " + Mountpoint() + " && mount " + device_ + " " + Mountpoint());
+  Expect("cp /bin/bash " + Mountpoint() + "/bash");
+  EXPECT_EQ(server_->End(SIGTERM), kExitBusy);
+  EXPECT_THAT(server_->output(), HasSubstr("still mounted"));
+  Shell("umount " + Mountpoint());
+  EXPECT_TRUE(WaitUntil([&] { return IsFree(device_); }, seconds(5)));
+  StartLoopback(image);
+  Expect("mount " + device_ + " " + Mountpoint() + " && cmp /bin/bash " + Mountpoint() + "/bash && umount " + Mountpoint());
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, ThreeTebibytes) {
+  StartMemdisk("3T");
+  Expect("[ $(blockdev --getsize64 " + device_ + ") = " + std::to_string(3 * kTiB) + " ]");
+  {
+    Direct device(device_);
+    const uint64_t offsets[] = {0, 2 * kTiB, 2 * kTiB + kTiB / 2, 3 * kTiB - kPiece};
+    for (size_t i = 0; i < std::size(offsets); ++i) EXPECT_EQ(device.Write(offsets[i], static_cast<char>('a' + i)), 0);
+    for (size_t i = 0; i < std::size(offsets); ++i) EXPECT_TRUE(device.Holds(offsets[i], static_cast<char>('a' + i))) << i;
+    EXPECT_TRUE(device.Holds(kTiB, '\0'));
+  }
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, BlocksOf4096Bytes) {
+  const uint64_t size = 12345 * 4096;
+  StartMemdisk(std::to_string(size), {"--block-size", "4096"});
+  Expect("[ $(blockdev --getss " + device_ + ") = 4096 ] && [ $(blockdev --getsize64 " + device_ +
+         ") = " + std::to_string(size) + " ]");
+  {
+    Direct device(device_);
+    std::string found;
+    EXPECT_EQ(device.Read(512, found, 512), EINVAL);
+    EXPECT_EQ(device.Write(size - kPiece, 'e'), 0);
+    EXPECT_TRUE(device.Holds(size - kPiece, 'e'));
+  }
+  Expect("mkfs.ext4 -q " + device_ + " && e2fsck -fn " + device_);
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, ASizeThatIsNoMultipleOfTheBlockSizeIsRefused) {
+  const Result result = Run(WithMode({Memdisk(), "6320640", device_, "--block-size", "4096"}));
+  EXPECT_EQ(result.code, kExitUsage) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("6320640"));
+  EXPECT_THAT(result.output, HasSubstr("4096"));
+  EXPECT_TRUE(IsFree(device_));
+}
+
+TEST_P(AttachedTest, TwoDevicesAtOnce) {
+  StartMemdisk("16M");
+  const std::string other_device = FreeDevice();
+  ASSERT_NE(other_device, "");
+  std::unique_ptr<Process> other = Serve(WithMode({Memdisk(), "32M", other_device}), other_device);
+  {
+    Direct one(device_);
+    Direct two(other_device);
+    EXPECT_EQ(one.Write(kMiB, '1'), 0);
+    EXPECT_EQ(two.Write(kMiB, '2'), 0);
+    EXPECT_TRUE(one.Holds(kMiB, '1'));
+    EXPECT_TRUE(two.Holds(kMiB, '2'));
+  }
+  ExpectCleanEnd();
+  EXPECT_TRUE(Direct(other_device).Holds(kMiB, '2'));
+  EXPECT_EQ(other->End(SIGTERM), kExitOk);
+}
+
+TEST_P(AttachedTest, ADeviceInUseIsLeftAlone) {
+  StartMemdisk("16M");
+  EXPECT_EQ(Direct(device_).Write(0, 'k'), 0);
+  for (const std::vector<std::string>& mode : {std::vector<std::string>{}, std::vector<std::string>{"--ioctl"}}) {
+    std::vector<std::string> arguments = {Memdisk(), "32M", device_};
+    arguments.insert(arguments.end(), mode.begin(), mode.end());
+    const Result second = Run(arguments);
+    EXPECT_EQ(second.code, kExitBusy) << second.output;
+    EXPECT_THAT(second.output, HasSubstr("in use"));
+  }
+  EXPECT_TRUE(Direct(device_).Holds(0, 'k'));
+  ExpectCleanEnd();
+}
+
+// Each connection has a queue of its own in the kernel, as far as there are CPUs.
+TEST_P(AttachedTest, SeveralConnectionsServeOneDevice) {
+  StartMemdisk("64M", {"--connections", "4"});
+  Expect("head -c 16M /dev/urandom > " + Path("data"));
+  Expect(
+      "for i in 0 1 2 3; do dd if=" + Path("data") + " of=" + device_ +
+      " bs=256k seek=$((64 * i)) oflag=direct conv=notrunc & pids+=\" $!\"; done; for p in $pids; do wait $p || exit 1; done");
+  Expect("for i in 0 1 2 3; do cmp -n 16777216 " + Path("data") + " " + device_ +
+         " 0 $((16777216 * i)) & pids+=\" $!\"; done; for p in $pids; do wait $p || exit 1; done");
+  ExpectCleanEnd();
+}
+
+TEST_P(AttachedTest, RandomWritesAreVerified) {
+  StartMemdisk("64M", {"--connections", "2"});
+  Expect(
+      "cd " + folder_ + " && fio --name=verify --filename=" + device_ +
+      " --rw=randwrite --bsrange=512-1m --bs_unaligned=0 --blockalign=512 --direct=1 --ioengine=libaio --iodepth=16 --size=32M "
+      "--verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64");
+  ExpectCleanEnd();
+}
+
+TEST_F(KernelTest, WhatIsNoNbdDeviceIsRefused) {
+  const std::string regular = "/dev/shm/buse-kernel-test." + std::to_string(::getpid());
+  std::ofstream(regular) << "regular";
+  for (const std::string& target : {std::string("/dev/null"), regular}) {
+    const Result result = Run({Memdisk(), "16M", target});
+    EXPECT_EQ(result.code, kExitNoSuchDevice) << target << ": " << result.output;
+    EXPECT_THAT(result.output, HasSubstr(target + " is not an nbd device"));
+    EXPECT_EQ(Run({Memdisk(), "--disconnect", target}).code, kExitNoSuchDevice);
+  }
+  EXPECT_EQ(ReadFile(regular), "regular");
+  fs::remove(regular);
+}
+
+TEST_F(KernelTest, WhatIsNotThereIsNotFound) {
+  const Result result = Run({Memdisk(), "16M", "/dev/nbd999"});
+  EXPECT_EQ(result.code, kExitNoSuchDevice);
+  EXPECT_THAT(result.output, HasSubstr("/dev/nbd999"));
+  EXPECT_EQ(Run({Memdisk(), "--disconnect", "/dev/nbd999"}).code, kExitNoSuchDevice);
+}
+
+TEST_F(KernelTest, OnlyRootAttachesAndDisconnects) {
+  const std::string as_nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups ";
+  for (const std::string& arguments : {" 16M " + device_, " --disconnect " + device_}) {
+    const Result result = Shell(as_nobody + Memdisk() + arguments);
+    EXPECT_EQ(result.code, kExitFailure) << result.output;
+    EXPECT_THAT(result.output, HasSubstr("needs root"));
+  }
+}
+
+}  // namespace

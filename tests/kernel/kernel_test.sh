@@ -1,0 +1,32 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs the kernel tests where a kernel has nbd: in a guest, or with BUSE_TEST_KERNEL=host (bazel test --config=privileged) on this
+# machine's own kernel.
+set -eu
+
+die() {
+  echo "kernel_test: $*" >&2
+  exit 1
+}
+
+suite=$(readlink -e tests/kernel/suite)
+export BUSE_MEMDISK BUSE_LOOPBACK
+BUSE_MEMDISK=$(readlink -e examples/memdisk)
+BUSE_LOOPBACK=$(readlink -e examples/loopback)
+export PATH=$PATH:/usr/sbin:/sbin
+# Bazel's report files are not writable in the guest; the log has it all.
+unset XML_OUTPUT_FILE GTEST_OUTPUT TEST_PREMATURE_EXIT_FILE TEST_WARNINGS_OUTPUT_FILE
+
+case ${BUSE_TEST_KERNEL:-guest} in
+  host)
+    [ "$(id -u)" = 0 ] || die "--config=privileged needs root; without it the tests boot a guest kernel"
+    [ -e /sys/module/nbd ] || [ -e /sys/block/nbd0 ] || die "this kernel has no nbd: run modprobe nbd as root"
+    exec timeout -k 5 240 "$suite" "$@"
+    ;;
+  guest)
+    exec tests/kernel/guest -t 240 -w "${TEST_TMPDIR:-$PWD}" -r "$(dirname "$suite")" -r "$(dirname "$BUSE_MEMDISK")" \
+      "$suite" "$@"
+    ;;
+  *) die "BUSE_TEST_KERNEL=$BUSE_TEST_KERNEL: it is guest or host" ;;
+esac

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// TestConfig<Stack>: a configuration of a stack for tests, and a name. Each layer adds to that of the device below; a layer
+// whose options have usable defaults needs no specialisation here.
+
+#ifndef TESTS_MODEL_TEST_CONFIG_H_
+#define TESTS_MODEL_TEST_CONFIG_H_
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "buse/device.h"
+#include "gtest/gtest.h"
+#include "layers/file_backed.h"
+#include "layers/log.h"
+#include "layers/memory.h"
+#include "layers/offset.h"
+#include "tests/leaves.h"
+
+namespace buse::testing {
+
+// What a device keeps its bytes in: outlives it, and is the same when it is opened again.
+class Media {
+ public:
+  Media() = default;
+  Media(const Media&) = delete;
+  Media& operator=(const Media&) = delete;
+  ~Media() {
+    for (const std::string& path : paths_) unlink(path.c_str());
+  }
+
+  // The path of a file that does not exist.
+  std::string NewFile() {
+    static std::atomic<int> number = 0;
+    paths_.push_back(absl::StrCat(::testing::TempDir(), "/model-", getpid(), "-", number++));
+    return paths_.back();
+  }
+
+  Script* NewScript() { return scripts_.emplace_back(std::make_unique<Script>()).get(); }
+
+ private:
+  std::vector<std::string> paths_;
+  std::vector<std::unique_ptr<Script>> scripts_;
+};
+
+// Content for 64 pages and a few blocks, so that the end lies off the larger borders.
+template <Device Leaf>
+inline constexpr uint64_t kTestSize = 262144 + 3 * Leaf::kBlockSize;
+
+// A layer's. Has static Make(Media&), and kPersists where contents outlive the State.
+template <Device Stack>
+struct TestConfig {
+  using Below = typename Stack::Below;
+  static constexpr bool kPersists = TestConfig<Below>::kPersists;
+  static typename Stack::Config Make(Media& media) { return {.below = TestConfig<Below>::Make(media)}; }
+};
+
+template <>
+struct TestConfig<Memory> {
+  static constexpr bool kPersists = false;
+  static Memory::Config Make(Media&) { return {.size = kTestSize<Memory>}; }
+};
+
+template <uint64_t kBlock>
+struct TestConfig<BasicFileBacked<kBlock>> {
+  using Leaf = BasicFileBacked<kBlock>;
+  static constexpr bool kPersists = true;
+  static typename Leaf::Config Make(Media& media) { return {.path = media.NewFile(), .create = kTestSize<Leaf>}; }
+};
+
+template <uint64_t kBlock, Concurrency kRunsTogether>
+struct TestConfig<BasicFull<kBlock, kRunsTogether>> {
+  using Leaf = BasicFull<kBlock, kRunsTogether>;
+  static constexpr bool kPersists = true;
+  static typename Leaf::Config Make(Media& media) { return {.size = kTestSize<Leaf>, .script = media.NewScript()}; }
+};
+
+template <Device B>
+struct TestConfig<Offset<B>> {
+  static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static typename Offset<B>::Config Make(Media& media) {
+    return {.start = 5 * B::kBlockSize, .length = 240000 / B::kBlockSize * B::kBlockSize, .below = TestConfig<B>::Make(media)};
+  }
+};
+
+template <Device B>
+struct TestConfig<Log<B>> {
+  static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static typename Log<B>::Config Make(Media& media) {
+    static const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    return {.fd = null, .below = TestConfig<B>::Make(media)};
+  }
+};
+
+// "offset_memory", and "leaf512" for a leaf with blocks.
+template <Device Stack>
+std::string StackName() {
+  std::string name = Stack::Describe().name;
+  if constexpr (requires { typename Stack::Below; }) {
+    return absl::StrCat(name, "_", StackName<typename Stack::Below>());
+  } else {
+    static constexpr const char* kConcurrencies[] = {"_serial", "_disjoint", ""};
+    if (Stack::kBlockSize != 1) absl::StrAppend(&name, Stack::kBlockSize);
+    return name + kConcurrencies[static_cast<int>(Stack::kConcurrency)];
+  }
+}
+
+}  // namespace buse::testing
+
+#endif  // TESTS_MODEL_TEST_CONFIG_H_
