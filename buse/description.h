@@ -35,6 +35,7 @@ struct Option {
   std::variant<bool Config::*, uint64_t Config::*, std::string Config::*> field;
   const char* name;  // "offset" for --offset, lower case with dashes. A positional is shown in capitals.
   const char* help;  // one sentence without a full stop
+  char letter = 0;  // a short form: 'v' for -v
   Unit unit = Unit::kNone;
   bool positional = false;
   bool required = false;

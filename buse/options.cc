@@ -42,16 +42,16 @@ bool InStack(const LayerInfo& layer) { return layer.depth != LayerInfo::kNoLayer
 bool IsFlag(const OptionInfo& option) { return std::holds_alternative<bool*>(option.value); }
 bool IsNumber(const OptionInfo& option) { return std::holds_alternative<uint64_t*>(option.value); }
 
-// "--offset", "-v".
-std::string Dashed(absl::string_view name) { return absl::StrCat(name.size() == 1 ? "-" : "--", name); }
+std::string Dashed(absl::string_view name) { return absl::StrCat("--", name); }
 
 // As errors name it: a positional has no dashes.
 std::string Spelled(const OptionInfo& option) { return option.positional ? option.name : Dashed(option.name); }
 
-// "--offset SIZE", "-v", "TARGET": as the help names it.
+// "--offset SIZE", "-v, --verbose", "TARGET": as the help names it.
 std::string Label(const OptionInfo& option) {
   if (option.positional) return absl::AsciiStrToUpper(option.name);
   std::string label = Dashed(option.name);
+  if (option.letter != 0) label = absl::StrCat("-", std::string(1, option.letter), ", ", label);
   if (IsFlag(option)) return label;
   if (!IsNumber(option)) return label + " TEXT";
   switch (option.unit) {
@@ -171,10 +171,10 @@ absl::Status UnknownOption(absl::string_view argument, const Program& program, c
     }
   }
   std::string nearest;
-  // Suggested is what differs by one slip in three letters at most. Names of one letter are near to everything.
+  // Suggested is what differs by one slip in three letters at most.
   size_t least = std::max<size_t>(1, name.size() / 3) + 1;
   const auto consider = [&](absl::string_view candidate) {
-    if (candidate.size() == 1 || name.size() > kWidth) return;
+    if (name.size() > kWidth) return;
     const bool abbreviated = name.size() > 1 && absl::StartsWith(candidate, name);
     const size_t distance = abbreviated ? 1 : Distance(name, candidate);
     if (distance < least) {
@@ -229,7 +229,8 @@ absl::StatusOr<Arguments> Tokenize(int argc, const char* const* argv, const Prog
     CLI::Option* help = app.add_flag("-h,--help");
     std::vector<std::pair<const OptionInfo*, CLI::Option*>> options;
     for (const OptionInfo* option : Select(layers, [](const OptionInfo& o) { return !o.positional; })) {
-      const std::string name = Dashed(option->name);
+      std::string name = Dashed(option->name);
+      if (option->letter != 0) absl::StrAppend(&name, ",-", std::string(1, option->letter));
       CLI::Option* added = IsFlag(*option) ? app.add_flag(name) : app.add_option(name);
       added->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
       options.emplace_back(option, added);
@@ -450,7 +451,7 @@ std::string Draw(const std::vector<LayerInfo>& layers, size_t indent) {
 }  // namespace
 
 void MakeNamesDistinct(std::vector<LayerInfo>& layers) {
-  std::set<std::string> taken = {"h", std::string(kHelpName)};
+  std::set<std::string> taken = {std::string(kHelpName)};
   for (const LayerInfo& layer : layers) {
     if (InStack(layer)) continue;
     for (const OptionInfo& option : layer.options) {
@@ -461,6 +462,7 @@ void MakeNamesDistinct(std::vector<LayerInfo>& layers) {
   for (LayerInfo& layer : layers) {
     if (!InStack(layer)) continue;
     for (OptionInfo& option : layer.options) {
+      option.letter = 0;  // the short forms are for what belongs to no layer
       const std::string name = option.name;
       for (int number = 2; !taken.insert(option.name).second; ++number) option.name = absl::StrCat(name, "-", number);
     }

@@ -50,7 +50,7 @@ struct ServeOptions {
               {.field = &ServeOptions::disconnect,
                .name = "disconnect",
                .help = "free the kernel device given here, whose server may be dead, and end; needs nothing else"},
-              {.field = &ServeOptions::verbose, .name = "verbose", .help = "log every request and connection to standard error"},
+              {.field = &ServeOptions::verbose, .name = "verbose", .help = "log every request and connection to standard error", .letter = 'v'},
               {.field = &ServeOptions::max_clients,
                .name = "max-clients",
                .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB",

@@ -182,8 +182,8 @@ absl::StatusOr<Target> ParseTcp(const Pieces& pieces) {
   if (absl::ConsumePrefix(&rest, ":") && !rest.empty()) {
     uint32_t port = 0;
     const bool digits = std::all_of(rest.begin(), rest.end(), absl::ascii_isdigit);
-    if (!digits || !absl::SimpleAtoi(rest, &port) || port < 1 || port > UINT16_MAX) {
-      return Refused("has ", Quoted(rest), " as its port: give a number from 1 to ", UINT16_MAX);
+    if (!digits || !absl::SimpleAtoi(rest, &port) || port > UINT16_MAX) {
+      return Refused("has ", Quoted(rest), " as its port: give a number up to ", UINT16_MAX, ", or 0 for a free one");
     }
     target.port = static_cast<uint16_t>(port);
   }

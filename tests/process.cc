@@ -94,12 +94,12 @@ int Process::Wait(std::chrono::seconds patience) {
   return exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-Result Run(const std::vector<std::string>& arguments) {
+Result RunToEnd(const std::vector<std::string>& arguments) {
   Process process(arguments);
   const int exit_code = process.Wait();
   return {exit_code, process.output()};
 }
 
-Result Shell(const std::string& line) { return Run({"/bin/sh", "-c", line}); }
+Result Shell(const std::string& line) { return RunToEnd({"/bin/sh", "-c", line}); }
 
 }  // namespace buse::testing

@@ -54,7 +54,7 @@ struct Result {
 };
 
 // Runs a program to its end.
-Result Run(const std::vector<std::string>& arguments);
+Result RunToEnd(const std::vector<std::string>& arguments);
 // Runs a line of shell.
 Result Shell(const std::string& line);
 

@@ -130,7 +130,7 @@ constexpr Description<ServerConfig, 3> DescribeServer() {
           Family::kLeaf,
           {{{.field = &ServerConfig::target, .name = "target", .help = "where to serve", .positional = true, .required = true},
             {.field = &ServerConfig::lines, .name = "lines", .help = "lines of the log"},
-            {.field = &ServerConfig::verbose, .name = "v", .help = "says more"}}}};
+            {.field = &ServerConfig::verbose, .name = "verbose", .help = "says more", .letter = 'v'}}}};
 }
 
 Program TestProgram() {
@@ -211,7 +211,7 @@ TEST(MakeNamesDistinctTest, TheSecondOfANameIsNumberedAndTheServersKeepTheirs) {
   MakeNamesDistinct(layers);
   const std::vector<std::string> names = {"cache",   "delay",    "lines-2", "eager",   "label",   "size",   "medium",
                                           "cache-2", "delay-2",  "lines-3", "eager-2", "label-2", "size-2", "medium-2",
-                                          "size-3",  "medium-3", "target",  "lines",   "v"};
+                                          "size-3",  "medium-3", "target",  "lines",   "verbose"};
   EXPECT_EQ(Names(layers), names);
   MakeNamesDistinct(layers);
   EXPECT_EQ(Names(layers), names);
@@ -395,19 +395,19 @@ TEST(HelpTest, EverythingIsThereInItsOrder) {
       "\n  │        ",
       "\n  └─ disk  keeps the bytes of a test\n",
       "\nArguments:\n",
-      "\n  SIZE          size of the disk (1 byte to 1 TiB)\n",
-      "\n  MEDIUM        what the disk is made of (default ram)\n",
-      "\n  TARGET        where to serve\n",
+      "\n  SIZE           size of the disk (1 byte to 1 TiB)\n",
+      "\n  MEDIUM         what the disk is made of (default ram)\n",
+      "\n  TARGET         where to serve\n",
       "\nOptions of tuned:\n",
-      "\n  --cache SIZE  memory for what was read (4 KiB to 1 GiB, default 64 KiB)\n",
-      "\n  --delay MS    how long to wait, ",
+      "\n  --cache SIZE   memory for what was read (4 KiB to 1 GiB, default 64 KiB)\n",
+      "\n  --delay MS     how long to wait, ",
       "(at most 1000 ms, default 20 ms)\n",
-      "\n  --lines-2 N   lines of the cache (at least 2, default 16)\n",
-      "\n  --eager       reads ahead\n",
-      "\n  --label TEXT  a name for the log (default none)\n",
+      "\n  --lines-2 N    lines of the cache (at least 2, default 16)\n",
+      "\n  --eager        reads ahead\n",
+      "\n  --label TEXT   a name for the log (default none)\n",
       "\nOptions of server:\n",
-      "\n  --lines N     lines of the log (default 7)\n",
-      "\n  -v            says more\n",
+      "\n  --lines N      lines of the log (default 7)\n",
+      "\n  -v, --verbose  says more\n",
       "\n  -h, --help    ",
       "\nA size is in bytes, or a number with K, M, G, T, P or E: powers of 1024.\n",
       "\nExamples:\n  prog 1G nbd://localhost/\n\n  prog 2G /dev/nbd0\n",

@@ -86,8 +86,8 @@ TEST(BuseCTest, WithoutWriteItIsReadOnly) {
 }
 
 TEST(BuseCTest, AMissingDeviceIsAnExitCode) {
-  EXPECT_EQ(testing::Run({Runfile("tests/c/ramdisk"), "/dev/nbd-none"}).exit_code, 3);
-  EXPECT_EQ(testing::Run({Runfile("tests/c/ramdisk"), "nonsense"}).exit_code, 2);
+  EXPECT_EQ(testing::RunToEnd({Runfile("tests/c/ramdisk"), "/dev/nbd-none"}).exit_code, 3);
+  EXPECT_EQ(testing::RunToEnd({Runfile("tests/c/ramdisk"), "nonsense"}).exit_code, 2);
 }
 
 }  // namespace

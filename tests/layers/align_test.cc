@@ -413,7 +413,8 @@ TEST(AlignConcurrencyTest, AWholeBlockWrittenMeanwhileIsNotUndone) {
   for (size_t i = 0; i < parts.size(); ++i) {
     for (size_t j = 0; j < wholes.size(); ++j) {
       SCOPED_TRACE(std::to_string(i) + " " + std::to_string(j));
-      const auto& [left, change_whole] = wholes[j];
+      const std::byte left = wholes[j].first;
+      const Change& change_whole = wholes[j].second;
       Script script;
       script.medium.assign(512, std::byte{1});
       Stack::State state;
@@ -428,7 +429,7 @@ TEST(AlignConcurrencyTest, AWholeBlockWrittenMeanwhileIsNotUndone) {
       ASSERT_TRUE(Stack::Open(config, state).ok());
       EXPECT_TRUE(parts[i](state).ok());
       other.join();
-      const auto right = [&left = left](std::byte b) { return b == left; };
+      const auto right = [left](std::byte b) { return b == left; };
       EXPECT_TRUE(std::all_of(script.medium.begin(), script.medium.begin() + 100, right));
       EXPECT_TRUE(std::all_of(script.medium.begin() + 110, script.medium.end(), right));
     }

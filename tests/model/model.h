@@ -94,11 +94,13 @@ class Model {
     return "";
   }
 
-  // A region from 0 that is the whole device becomes another one.
+  // For a region that is the whole device.
   std::string Resize(State& self) {
+    const uint64_t blocks = bytes_.size() / Stack::kBlockSize;
+    return Resize(self, (blocks / 2 + 1 + choices_.Below(blocks)) * Stack::kBlockSize);
+  }
+  std::string Resize(State& self, uint64_t size) {
     if constexpr (CanResize<Stack>) {
-      const uint64_t blocks = bytes_.size() / Stack::kBlockSize;
-      const uint64_t size = (blocks / 2 + 1 + choices_.Below(blocks)) * Stack::kBlockSize;
       const std::string name = Log(absl::StrCat("resize ", size));
       if (std::string failure = CheckView(); !failure.empty()) return failure;
       const absl::Status status = Stack::Resize(self, size);
@@ -307,8 +309,11 @@ std::string RunModel(Choices& choices, uint64_t operations, std::vector<std::str
   Model<Stack> model(choices, log);
   if (absl::Status status = Stack::Open(config, *self); !status.ok()) return absl::StrCat("open: ", status.ToString());
   std::string failure = model.Start(*self, {0, Stack::Size(*self)});
+  const uint64_t size = Stack::Size(*self);
 
   const auto reopen = [&]() -> std::string {
+    // The configuration may name the size.
+    if (std::string failure = Stack::Size(*self) != size ? model.Resize(*self, size) : ""; !failure.empty()) return failure;
     if (std::string failure = model.Flush(*self); !failure.empty()) return failure;
     if (std::string failure = model.Compare(*self); !failure.empty()) return failure;
     if constexpr (TestConfig<Stack>::kPersists) {
@@ -336,22 +341,27 @@ std::string RunModel(Choices& choices, uint64_t operations, std::vector<std::str
   return failure.empty() ? reopen() : failure;
 }
 
-// RunModel from a seed. A failure is reported with the fewest operations that fail.
+// RunModel from a seed. A failure is reported with a number of operations of which one less would not fail.
 template <Device Stack>
 std::string RunSeed(uint64_t seed, uint64_t operations) {
   const auto run = [&](uint64_t count, std::vector<std::string>* log) {
     SeededChoices choices(seed);
     return RunModel<Stack>(choices, count, log);
   };
-  std::string failure = run(operations, nullptr);
-  if (failure.empty()) return "";
-  for (uint64_t count = 0; count <= operations; ++count) {
-    std::vector<std::string> log;
-    if (std::string first = run(count, &log); !first.empty()) {
-      return absl::StrCat("seed ", seed, ", ", count, " operations: ", first, "\nThe operations: ", absl::StrJoin(log, ", "));
+  if (run(operations, nullptr).empty()) return "";
+  uint64_t count = operations;
+  for (uint64_t least = 0; least < count;) {
+    const uint64_t middle = least + (count - least) / 2;
+    if (run(middle, nullptr).empty()) {
+      least = middle + 1;
+    } else {
+      count = middle;
     }
   }
-  return absl::StrCat("seed ", seed, ", ", operations, " operations, failed once and not again: ", failure);
+  std::vector<std::string> log;
+  const std::string failure = run(count, &log);
+  return absl::StrCat("seed ", seed, ", ", count, " operations: ", failure.empty() ? "failed, and not again" : failure,
+                      "\nThe operations: ", absl::StrJoin(log, ", "));
 }
 
 // Threads on regions of their own, whose borders are where the contract permits them.

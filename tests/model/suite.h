@@ -27,14 +27,20 @@ class ModelTest : public ::testing::Test {};
 TYPED_TEST_SUITE_P(ModelTest);
 
 TYPED_TEST_P(ModelTest, BehavesLikeAVectorOfBytes) {
-  for (uint64_t seed = 1; seed <= Seeds(); ++seed) ASSERT_EQ(RunSeed<TypeParam>(seed, 300), "");
+  for (uint64_t seed = 1; seed <= Seeds(); ++seed) {
+    const std::string failure = RunSeed<TypeParam>(seed, 300);
+    ASSERT_TRUE(failure.empty()) << failure;
+  }
 }
 
 TYPED_TEST_P(ModelTest, ThreadsOnRegionsOfTheirOwnDoNotDisturbEachOther) {
   if constexpr (TypeParam::kConcurrency == Concurrency::kSerial) {
     GTEST_SKIP() << "takes one call at a time";
   } else {
-    for (uint64_t seed = 1; seed <= Seeds(); ++seed) ASSERT_EQ(RunThreads<TypeParam>(seed, 100, 3), "");
+    for (uint64_t seed = 1; seed <= Seeds(); ++seed) {
+      const std::string failure = RunThreads<TypeParam>(seed, 100, 3);
+      ASSERT_TRUE(failure.empty()) << failure;
+    }
   }
 }
 

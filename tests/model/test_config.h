@@ -54,45 +54,51 @@ class Media {
 template <Device Leaf>
 inline constexpr uint64_t kTestSize = 262144 + 3 * Leaf::kBlockSize;
 
-// A layer's. Has static Make(Media&), and kPersists where contents outlive the State.
+// A layer's. Has static Make(Media&), kSize with the size of the device, and kPersists where contents outlive the State.
 template <Device Stack>
 struct TestConfig {
   using Below = typename Stack::Below;
   static constexpr bool kPersists = TestConfig<Below>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<Below>::kSize;
   static typename Stack::Config Make(Media& media) { return {.below = TestConfig<Below>::Make(media)}; }
 };
 
 template <>
 struct TestConfig<Memory> {
   static constexpr bool kPersists = false;
-  static Memory::Config Make(Media&) { return {.size = kTestSize<Memory>}; }
+  static constexpr uint64_t kSize = kTestSize<Memory>;
+  static Memory::Config Make(Media&) { return {.size = kSize}; }
 };
 
 template <uint64_t kBlock>
 struct TestConfig<BasicFileBacked<kBlock>> {
   using Leaf = BasicFileBacked<kBlock>;
   static constexpr bool kPersists = true;
-  static typename Leaf::Config Make(Media& media) { return {.path = media.NewFile(), .create = kTestSize<Leaf>}; }
+  static constexpr uint64_t kSize = kTestSize<Leaf>;
+  static typename Leaf::Config Make(Media& media) { return {.path = media.NewFile(), .create = kSize}; }
 };
 
 template <uint64_t kBlock, Concurrency kRunsTogether>
 struct TestConfig<BasicFull<kBlock, kRunsTogether>> {
   using Leaf = BasicFull<kBlock, kRunsTogether>;
   static constexpr bool kPersists = true;
-  static typename Leaf::Config Make(Media& media) { return {.size = kTestSize<Leaf>, .script = media.NewScript()}; }
+  static constexpr uint64_t kSize = kTestSize<Leaf>;
+  static typename Leaf::Config Make(Media& media) { return {.size = kSize, .script = media.NewScript()}; }
 };
 
 template <Device B>
 struct TestConfig<Offset<B>> {
   static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<B>::kSize - 12 * B::kBlockSize;
   static typename Offset<B>::Config Make(Media& media) {
-    return {.start = 5 * B::kBlockSize, .length = 240000 / B::kBlockSize * B::kBlockSize, .below = TestConfig<B>::Make(media)};
+    return {.start = 5 * B::kBlockSize, .length = kSize, .below = TestConfig<B>::Make(media)};
   }
 };
 
 template <Device B>
 struct TestConfig<Log<B>> {
   static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<B>::kSize;
   static typename Log<B>::Config Make(Media& media) {
     static const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
     return {.fd = null, .below = TestConfig<B>::Make(media)};

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Whole programs: their command lines, sockets, signals and exit codes, and clients that misbehave.
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/nbd_client.h"
+#include "tests/process.h"
+#include "tests/wire.h"
+
+namespace buse {
+namespace {
+
+using testing::Big;
+using testing::ClientOption;
+using testing::NbdClient;
+using testing::Process;
+using testing::Request;
+using testing::Result;
+using testing::RunToEnd;
+using testing::Runfile;
+using testing::SimpleReply;
+
+constexpr uint16_t kRead = 0, kWrite = 1, kDisc = 2, kFlush = 3;
+
+const std::string kMemdisk = Runfile("examples/memdisk");
+const std::string kLoopback = Runfile("examples/loopback");
+
+// A folder whose path is short enough for sockets.
+class Folder {
+ public:
+  Folder() {
+    char name[] = "/tmp/buse-serve.XXXXXX";
+    path_ = mkdtemp(name);
+  }
+  ~Folder() { testing::RunToEnd({"rm", "-rf", path_}); }
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+std::string Uri(const std::string& socket) { return "nbd+unix:///?socket=" + socket; }
+
+// A memory disk on a socket.
+struct Served {
+  explicit Served(std::vector<std::string> options = {}) : path(folder / "s") {
+    options.insert(options.begin(), {kMemdisk, "64M", Uri(path)});
+    program = std::make_unique<Process>(options);
+    EXPECT_TRUE(program->WaitFor("Ctrl-C")) << program->output();
+  }
+  int End(int signal = SIGTERM) {
+    program->Signal(signal);
+    return program->Wait();
+  }
+  long PeakMemoryKiB() const {
+    std::ifstream status("/proc/" + std::to_string(program->pid()) + "/status");
+    std::string word;
+    long value = 0;
+    while (status >> word) {
+      if (word == "VmHWM:") status >> value;
+    }
+    return value;
+  }
+
+  Folder folder;
+  std::string path;
+  std::unique_ptr<Process> program;
+};
+
+bool ServesWell(const std::string& path) {
+  NbdClient client(path);
+  std::string data = "hello", back;
+  return client.Go() && client.Do(0, kWrite, 4096, 5, &data) == 0 && client.Do(0, kRead, 4096, 5, &back) == 0 && back == data;
+}
+
+TEST(ServeTest, BadCommandLines) {
+  Folder folder;
+  std::ofstream(folder / "file") << "x";
+  const std::string long_path = folder / std::string(120, 'x');
+  struct Row {
+    std::vector<std::string> arguments;
+    int exit_code;
+    std::string says;
+  };
+  const Row rows[] = {
+      {{kMemdisk}, 2, "size: missing"},
+      {{kMemdisk, "0"}, 2, "below the least"},
+      {{kMemdisk, "-1"}, 2, "\"-1\" is"},
+      {{kMemdisk, "12Q"}, 2, "\"12Q\" is"},
+      {{kMemdisk, "1e30"}, 2, "\"1e30\" is"},
+      {{kMemdisk, "16E"}, 2, "16E"},
+      {{kMemdisk, "8E"}, 2, "above the most"},
+      {{kMemdisk, "1M", "nonsense"}, 2, "nonsense"},
+      {{kMemdisk, "1M", "/tmp/x.sock"}, 2, "nbd+unix:///?socket=/tmp/x.sock"},
+      {{kMemdisk, "1M", "http://host/"}, 2, "nbd://"},
+      {{kMemdisk, "1M", "nbds://host/"}, 2, "TLS"},
+      {{kMemdisk, "1M", "nbd://host:99999/"}, 2, "99999"},
+      {{kMemdisk, "1M", "nbd+unix:///"}, 2, "socket="},
+      {{kMemdisk, "1M", Uri(long_path)}, 2, "107"},
+      {{kMemdisk, "1M", Uri(folder / "file")}, 4, "is no socket"},
+      {{kMemdisk, "1M", Uri(folder / "none/s")}, 3, "no folder"},
+      {{kMemdisk, "1M", "nbd://no.such.host.invalid/"}, 3, "no.such.host.invalid"},
+      {{kMemdisk, "1M", "/dev/null"}, 3, "/dev/null"},
+      {{kMemdisk, "1M", "/dev/nbd-none"}, 3, "nbd"},
+      {{kMemdisk, "1M", Uri(folder / "s"), "more"}, 2, "more"},
+      {{kMemdisk, "1M", "--ofset"}, 2, "--ofset"},
+      {{kMemdisk, "1M", "--max-clients", "0"}, 2, "max-clients"},
+      {{kMemdisk, "1M", "--max-clients", "many"}, 2, "many"},
+      {{kMemdisk, "--disconnect", "/dev/null"}, 3, "/dev/null"},
+      {{kLoopback, folder / "none"}, 3, "none"},
+      {{kLoopback, folder / "none", "--create", "12Q"}, 2, "12Q"},
+      {{kLoopback, folder / "."}, 2, "directory"},
+  };
+  for (const Row& row : rows) {
+    const Result result = RunToEnd(row.arguments);
+    std::string line;
+    for (const std::string& argument : row.arguments) line += argument + " ";
+    EXPECT_EQ(result.exit_code, row.exit_code) << line << "\n" << result.output;
+    EXPECT_NE(result.output.find(row.says), std::string::npos) << line << "\n" << result.output;
+  }
+}
+
+TEST(ServeTest, AKernelWithoutNbdIsNamedWithTheWayOut) {
+  if (access("/sys/module/nbd", F_OK) == 0 || access("/dev/nbd0", F_OK) == 0) {
+    GTEST_SKIP() << "this kernel has nbd";
+  }
+  const Result result = RunToEnd({kMemdisk, "1M", "/dev/nbd0"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_NE(result.output.find("modprobe nbd"), std::string::npos) << result.output;
+  EXPECT_NE(result.output.find("nbd+unix://"), std::string::npos) << result.output;
+}
+
+TEST(ServeTest, HelpTeaches) {
+  const Result result = RunToEnd({kMemdisk, "--help"});
+  EXPECT_EQ(result.exit_code, 0);
+  for (const char* part : {"Usage: memdisk", "SIZE", "TARGET", "stack", "--verbose", "-v", "--disconnect", "Exit codes", "memdisk 128M"}) {
+    EXPECT_NE(result.output.find(part), std::string::npos) << part << "\n" << result.output;
+  }
+}
+
+TEST(ServeTest, WithoutATargetItServesOnASocketOfItsOwn) {
+  Process program({kMemdisk, "128M"});
+  ASSERT_TRUE(program.WaitFor("Ctrl-C"));
+  const std::string& said = program.output();
+  const size_t begin = said.find("socket=") + 7;
+  const std::string path = said.substr(begin, said.find('\n', begin) - begin);
+  EXPECT_NE(said.find("128 MiB on nbd+unix:///?socket="), std::string::npos) << said;
+  EXPECT_TRUE(ServesWell(path));
+  program.Signal(SIGINT);
+  EXPECT_EQ(program.Wait(), 0);
+  EXPECT_NE(access(path.c_str(), F_OK), 0) << "the socket is gone";
+}
+
+TEST(ServeTest, EverySignalToEndEndsItCleanly) {
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    Served served;
+    NbdClient idle(served.path);
+    ASSERT_TRUE(idle.Go());
+    EXPECT_EQ(served.End(signal), 0);
+    EXPECT_TRUE(idle.Closed());
+    EXPECT_NE(access(served.path.c_str(), F_OK), 0);
+  }
+}
+
+TEST(ServeTest, RequestsThatArrivedBeforeTheSignalAreAnswered) {
+  Served served;
+  NbdClient client(served.path);
+  ASSERT_TRUE(client.Go());
+  std::string requests, replies;
+  for (uint64_t i = 0; i < 1000; ++i) {
+    requests += Request(0, kWrite, i, i * 64, 64) + std::string(64, 'x');
+    replies += SimpleReply(0, i);
+  }
+  client.Send(requests);
+  EXPECT_EQ(served.End(), 0);
+  EXPECT_EQ(client.Receive(replies.size() + 1), replies);
+}
+
+TEST(ServeTest, AClientThatReadsNothingDoesNotKeepItFromEnding) {
+  Served served;
+  NbdClient client(served.path);
+  ASSERT_TRUE(client.Go());
+  for (uint64_t i = 0; i < 8; ++i) client.Send(Request(0, kRead, i, 0, 32 << 20));
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(served.End(), 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+  EXPECT_NE(served.program->output().find("do not read their answers"), std::string::npos) << served.program->output();
+}
+
+TEST(ServeTest, TheSocketOfAKilledServerIsTakenOver) {
+  Served served;
+  EXPECT_EQ(served.End(SIGKILL), 128 + SIGKILL);
+  ASSERT_EQ(access(served.path.c_str(), F_OK), 0);
+  Process again({kMemdisk, "1M", Uri(served.path)});
+  ASSERT_TRUE(again.WaitFor("Ctrl-C")) << again.output();
+  EXPECT_TRUE(ServesWell(served.path));
+}
+
+TEST(ServeTest, TheSocketOfALiveServerIsNot) {
+  Served served;
+  const Result second = RunToEnd({kMemdisk, "1M", Uri(served.path)});
+  EXPECT_EQ(second.exit_code, 4);
+  EXPECT_NE(second.output.find("already"), std::string::npos) << second.output;
+  EXPECT_TRUE(ServesWell(served.path));
+}
+
+TEST(ServeTest, AFileInUseIsBusy) {
+  Folder folder;
+  Process first({kLoopback, folder / "disk", "--create", "1M", Uri(folder / "a")});
+  ASSERT_TRUE(first.WaitFor("Ctrl-C")) << first.output();
+  const Result second = RunToEnd({kLoopback, folder / "disk", Uri(folder / "b")});
+  EXPECT_EQ(second.exit_code, 4);
+  EXPECT_NE(second.output.find("in use"), std::string::npos) << second.output;
+}
+
+TEST(ServeTest, AReadOnlyFileIsServedReadOnly) {
+  Folder folder;
+  std::ofstream(folder / "disk") << std::string(4096, 'x');
+  Process program({kLoopback, folder / "disk", "--read-only", Uri(folder / "s")});
+  ASSERT_TRUE(program.WaitFor("Ctrl-C")) << program.output();
+  NbdClient client(folder / "s");
+  ASSERT_TRUE(client.Go());
+  EXPECT_EQ(client.flags & 2, 2);
+  std::string data = "y", back;
+  EXPECT_EQ(client.Do(0, kWrite, 0, 1, &data), 1u);
+  EXPECT_EQ(client.Do(0, kRead, 0, 1, &back), 0u);
+  EXPECT_EQ(back, "x");
+}
+
+TEST(ServeTest, ARefusedFlushAtTheEndIsAnExitCode) {
+  // What the device fails is reported while it serves; here the file vanishes from under a write.
+  Folder folder;
+  Process program({kLoopback, folder / "disk", "--create", "1M", Uri(folder / "s")});
+  ASSERT_TRUE(program.WaitFor("Ctrl-C")) << program.output();
+  NbdClient client(folder / "s");
+  ASSERT_TRUE(client.Go());
+  ASSERT_EQ(truncate((folder / "disk").c_str(), 4096), 0);
+  EXPECT_EQ(client.Do(0, kRead, 8192, 512), 5u) << "EIO, and no payload";
+  EXPECT_EQ(client.Do(0, kRead, 0, 512), 0u);
+  program.Signal(SIGTERM);
+  EXPECT_EQ(program.Wait(), 0);
+  EXPECT_NE(program.output().find("read 8192+512 failed"), std::string::npos) << program.output();
+}
+
+TEST(ServeTest, VerboseLogsRequestsAndClients) {
+  for (const char* option : {"-v", "--verbose"}) {
+    Served served({option});
+    EXPECT_TRUE(ServesWell(served.path));
+    EXPECT_EQ(served.End(), 0);
+    for (const char* part : {"connected", "write 4096+5 ok", "view 4096+5 ok"}) {
+      EXPECT_NE(served.program->output().find(part), std::string::npos) << part << "\n" << served.program->output();
+    }
+  }
+}
+
+TEST(ServeTest, MoreClientsThanAllowedWaitForTheirTurn) {
+  Served served({"--max-clients", "2"});
+  auto first = std::make_unique<NbdClient>(served.path);
+  NbdClient second(served.path);
+  ASSERT_TRUE(first->Go());
+  ASSERT_TRUE(second.Go());
+  NbdClient third(served.path);
+  bool third_went = false;
+  std::thread waiting([&] { third_went = third.Go(); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_FALSE(third_went);
+  first.reset();
+  waiting.join();
+  EXPECT_TRUE(third_went);
+}
+
+// Each leaves the server serving others, whatever became of its own connection.
+TEST(ServeTest, HostileClients) {
+  const std::string flags = Big(4, 3), go = ClientOption(7, Big(4, 0) + Big(2, 0));
+  const std::string option_magic = Big(8, 0x49484156454f5054);
+  struct Row {
+    const char* name;
+    std::string bytes;
+    bool closes;  // the server ends the connection by itself
+  };
+  const Row rows[] = {
+      {"nothing at all", "", false},
+      {"half the client flags, then silence", flags.substr(0, 2), false},
+      {"unknown client flags", Big(4, 0xffffffff), true},
+      {"HTTP", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", true},
+      {"an option without magic", flags + std::string(16, 'x'), true},
+      {"half an option, then silence", flags + go.substr(0, 20), false},
+      {"an option that claims 4 GiB, then silence", flags + option_magic + Big(4, 7) + Big(4, 0xffffffff) + "x", false},
+      {"an export name that claims 4 GiB", flags + option_magic + Big(4, 1) + Big(4, 0xffffffff) + "x", true},
+      {"an unknown export name", flags + ClientOption(1, "none"), true},
+      {"a request without magic", flags + go + std::string(28, 'x'), true},
+      {"half a request, then silence", flags + go + Request(0, kRead, 1, 0, 1).substr(0, 14), false},
+      {"a write that claims 4 GiB, then silence", flags + go + Request(0, kWrite, 1, 0, 0xffffffff) + "x", false},
+      {"a write of 32 MiB that ends early", flags + go + Request(0, kWrite, 1, 0, 32 << 20) + std::string(100000, 'x'), false},
+      {"disconnect and more", flags + go + Request(0, kDisc, 1, 0, 0) + std::string(1000, 'x'), true},
+  };
+  Served served;
+  for (const Row& row : rows) {
+    NbdClient client(served.path);
+    client.Send(row.bytes);
+    EXPECT_TRUE(ServesWell(served.path)) << row.name;
+    if (row.closes) {
+      client.Receive(1 << 20);
+      EXPECT_TRUE(client.Closed()) << row.name;
+    } else {
+      // What is unfinished waits; when the client gives up, so does the server.
+      client.CloseSending();
+      client.Receive(1 << 20);
+      EXPECT_TRUE(client.Closed()) << row.name;
+    }
+  }
+  EXPECT_EQ(served.End(), 0);
+}
+
+TEST(ServeTest, ClaimsCostNoMemory) {
+  Served served;
+  ASSERT_TRUE(ServesWell(served.path));
+  const long before = served.PeakMemoryKiB();
+  std::vector<std::unique_ptr<NbdClient>> clients;
+  for (int i = 0; i < 50; ++i) {
+    clients.push_back(std::make_unique<NbdClient>(served.path));
+    ASSERT_TRUE(clients.back()->Go());
+    clients.back()->Send(Request(0, kWrite, 1, 0, 0xffffffff) + std::string(1 << 20, 'x'));
+  }
+  ASSERT_TRUE(ServesWell(served.path));
+  // 50 MiB were sent and 200 GiB claimed.
+  EXPECT_LT(served.PeakMemoryKiB() - before, 32 * 1024);
+}
+
+TEST(ServeTest, ConnectionsComeAndGoWithoutALeak) {
+  Served served;
+  const auto count = [&](const std::string& what) {
+    return testing::Shell("ls /proc/" + std::to_string(served.program->pid()) + "/" + what + " | wc -l").output;
+  };
+  const std::string fds = count("fd"), tasks = count("task");
+  for (int i = 0; i < 200; ++i) ASSERT_TRUE(ServesWell(served.path));
+  for (int tries = 0; tries < 100 && (count("fd") != fds || count("task") != tasks); ++tries) usleep(20000);
+  EXPECT_EQ(count("fd"), fds);
+  EXPECT_EQ(count("task"), tasks);
+}
+
+TEST(ServeTest, EveryClientSeesWhatAnotherWrote) {
+  Served served;
+  NbdClient one(served.path), two(served.path);
+  ASSERT_TRUE(one.Go());
+  ASSERT_TRUE(two.Go());
+  std::string data = "seen", back;
+  EXPECT_EQ(one.Do(0, kWrite, 0, 4, &data), 0u);
+  EXPECT_EQ(two.Do(0, kFlush, 0, 0), 0u);
+  EXPECT_EQ(two.Do(0, kRead, 0, 4, &back), 0u);
+  EXPECT_EQ(back, data);
+}
+
+}  // namespace
+}  // namespace buse
