@@ -31,10 +31,16 @@
 // being absent; one that would always fail must be absent. Generic code calls what may be absent through buse/operations.h.
 //
 // Preconditions of every call, which the caller must keep (buse::Disk and the server check them; buse::Contract asserts them):
-// the device is open, ranges lie within Size, are aligned to kBlockSize and are not empty.
+// the device is open, ranges lie within Size, are aligned to kBlockSize and are not empty; what changes the device is only
+// called where it is writable. A State whose Open failed may only be destroyed.
+//
+// Extents are aligned to kBlockSize too, so that a caller can go on where a prefix ended; its callback must not call the device.
+// Flush has no range: it may run beside any call but under kSerial. Resize runs alone. A View that fails may leave pieces in the
+// gather, which the caller drops by its mark.
 //
 // Errors are values (buse/status.h says what each code means to a client). A failed Write, Trim or WriteZeroes leaves its own
-// range unspecified and touches nothing else. kDataLoss means "these bytes are wrong" and nothing else.
+// range unspecified, in whole blocks of the device that holds the bytes, and touches nothing else. kDataLoss means "these bytes
+// are wrong" and nothing else.
 
 #ifndef BUSE_DEVICE_H_
 #define BUSE_DEVICE_H_
@@ -77,7 +83,7 @@ struct Extent {
   enum class Kind {
     kData,  // anything
     kZero,  // allocated, reads as zeroes
-    kHole,  // not allocated, reads as zeroes
+    kHole,  // reads as zeroes; not allocated, or not to anyone's knowledge
   };
   Range range;
   Kind kind = Kind::kData;

@@ -9,7 +9,7 @@
 #include <mutex>
 
 #include "buse/device.h"
-#include "buse/range_lock.h"
+#include "buse/range_mutex.h"
 
 namespace buse {
 
@@ -49,14 +49,12 @@ class Gate<Concurrency::kDisjoint, kBlockSize> {
     const uint64_t begin = range.offset - range.offset % kBlockSize;
     const uint64_t last = range.end() - 1;
     const Range blocks = {begin, last - last % kBlockSize + kBlockSize - begin};
-    lock_.Lock(blocks);
-    auto result = call();
-    lock_.Unlock(blocks);
-    return result;
+    RangeMutex::Guard guard(mutex_, blocks, RangeMutex::Mode::kExclusive);
+    return call();
   }
 
  private:
-  RangeLock lock_;
+  RangeMutex mutex_;
 };
 
 }  // namespace buse

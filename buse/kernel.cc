@@ -54,6 +54,9 @@ constexpr seconds kInFlightWait{5};  // until what is in flight is answered
 constexpr seconds kFreeWait{3};      // until a disconnected device is free
 constexpr seconds kOthersWait{1};    // while others, who disconnected it, finish
 constexpr milliseconds kPoll{5};
+// The kernel's "never" means 30 s once there are several connections: then it drops the connection of the slow request and
+// sends the request to the next one, until none is left. So it is told a time instead. Its count of ticks must fit 32 bits.
+constexpr seconds kAsGoodAsNever{24 * 60 * 60};
 constexpr uint64_t kMaxSectorsKb = 4096;  // the default of 128 costs large requests dearly
 
 // ---- What sysfs says.
@@ -201,12 +204,18 @@ class NetlinkRequest {
   bool reachable_ = false;
 };
 
+// 0 leaves it to the kernel.
+uint64_t TimeoutSeconds(const KernelAttachment::Options& options) {
+  if (options.request_timeout.count() > 0) return static_cast<uint64_t>(options.request_timeout.count());
+  return options.sockets.size() > 1 ? kAsGoodAsNever.count() : 0;
+}
+
 void PutConnect(nl_msg* message, uint32_t index, const KernelAttachment::Options& options) {
   nla_put_u32(message, NBD_ATTR_INDEX, index);
   nla_put_u64(message, NBD_ATTR_SIZE_BYTES, options.size);
   nla_put_u64(message, NBD_ATTR_BLOCK_SIZE_BYTES, options.block_size);
   nla_put_u64(message, NBD_ATTR_SERVER_FLAGS, options.transmission_flags);
-  if (options.request_timeout.count() > 0) nla_put_u64(message, NBD_ATTR_TIMEOUT, options.request_timeout.count());
+  if (const uint64_t timeout = TimeoutSeconds(options); timeout > 0) nla_put_u64(message, NBD_ATTR_TIMEOUT, timeout);
   nlattr* sockets = nla_nest_start(message, NBD_ATTR_SOCKETS);
   for (int socket : options.sockets) {
     nlattr* item = nla_nest_start(message, NBD_SOCK_ITEM);
@@ -278,15 +287,16 @@ Disconnected WriteBackAndDisconnect(const std::string& path, const std::string& 
     if (std::exchange(completed, now_completed) != now_completed) last = steady_clock::now();
     answering = steady_clock::now() - last < kStallWait;
   }
-  if (answering) WaitUntil([&] { return NothingInFlight(name); }, kInFlightWait);
   Disconnected result;
-  result.disconnected = Disconnect(path, index);
-  result.written = write_back.get();
-  if (!answering) {
+  if (answering) {
+    result.written = write_back.get();
+    if (result.written.ok()) WaitUntil([&] { return NothingInFlight(name); }, kInFlightWait);
+  } else {
     result.written = absl::DeadlineExceededError(absl::StrCat(path, ": no request was answered for ", kStallWait.count(),
                                                               " s, so what the kernel had cached could not be written back"));
   }
-  return result;
+  result.disconnected = Disconnect(path, index);
+  return result;  // having waited for the thread
 }
 
 absl::Status WaitUntilFree(const std::string& path, const std::string& name) {
@@ -386,11 +396,11 @@ absl::Status KernelAttachment::AttachByIoctl(const Options& options) {
     if (socket == options.sockets.front()) ::close(std::exchange(control_, -1));  // others may be attaching: clear nothing
     return failed(error, "NBD_SET_SOCK");
   }
-  const unsigned long seconds = options.request_timeout.count();
+  const unsigned long timeout = TimeoutSeconds(options);
   if (::ioctl(control_, NBD_SET_BLKSIZE, static_cast<unsigned long>(options.block_size)) != 0 ||
       ::ioctl(control_, NBD_SET_SIZE_BLOCKS, static_cast<unsigned long>(options.size / options.block_size)) != 0 ||
       ::ioctl(control_, NBD_SET_FLAGS, static_cast<unsigned long>(options.transmission_flags)) != 0 ||
-      (seconds > 0 && ::ioctl(control_, NBD_SET_TIMEOUT, seconds) != 0)) {
+      (timeout > 0 && ::ioctl(control_, NBD_SET_TIMEOUT, timeout) != 0)) {
     return failed(errno, "setting size, flags and timeout");
   }
   const BlockSignals block;

@@ -36,7 +36,7 @@ absl::Status CheckKernelDevice(absl::string_view path);
 //   kFailedPrecondition           disconnected, but still mounted or open, so not free yet
 absl::StatusOr<bool> DisconnectKernelDevice(absl::string_view path);
 
-// An nbd device that serves what is behind sockets. It outlives the process that attached it only if that is killed.
+// An nbd device that serves what is behind sockets.
 class KernelAttachment {
  public:
   struct Options {
@@ -45,9 +45,11 @@ class KernelAttachment {
     uint32_t block_size = 512;  // a power of two, 512 to the page size: the least that the kernel reads or writes
     uint16_t transmission_flags = 0;
     std::vector<int> sockets;  // several need NBD_FLAG_CAN_MULTI_CONN
-    bool use_ioctl = false;    // not netlink
-    std::chrono::seconds request_timeout{
-        0};  // a request that takes longer fails, and so do its connection and the rest; 0: never
+    // Through ioctls the device ends with the process: if that is killed, requests in flight fail at once and the device is
+    // free. Through netlink it stays, and they wait, until DisconnectKernelDevice.
+    bool use_ioctl = false;
+    // A request that takes longer fails, and its connection with it. 0: never.
+    std::chrono::seconds request_timeout{0};
   };
 
   // Owns the sockets from now on, also on failure. They should have been opened with SOCK_CLOEXEC. When it returns, the device

@@ -20,14 +20,8 @@
 template <buse::Device B>
 struct Xor {
   using Below = B;
-  struct Config {
-    uint64_t key = 0x5a;
-    typename Below::Config below;
-  };
-  struct State {
-    typename Below::State below;
-    std::byte key;
-  };
+  struct Config { uint64_t key = 0x5a; typename Below::Config below; };
+  struct State { typename Below::State below; std::byte key; };
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr buse::Concurrency kConcurrency = Below::kConcurrency;
   static constexpr buse::Description<Config, 1> Describe() {
@@ -61,4 +55,6 @@ struct Xor {
 };
 // [/layer]
 
+// [main]
 int main(int argc, char** argv) { return buse::Server<Xor<buse::Memory>>::Main(argc, argv); }
+// [/main]

@@ -36,7 +36,7 @@
 #include "absl/strings/str_format.h"
 #include "buse/description.h"
 #include "buse/device.h"
-#include "layers/range_mutex.h"
+#include "buse/range_mutex.h"
 
 namespace buse {
 

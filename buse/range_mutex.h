@@ -6,8 +6,8 @@
 // owners' stacks and are linked in the order they came; nothing is allocated, and the inner mutex is held for one walk along
 // the list, whose length is the number of threads that hold or await a guard.
 
-#ifndef LAYERS_RANGE_MUTEX_H_
-#define LAYERS_RANGE_MUTEX_H_
+#ifndef BUSE_RANGE_MUTEX_H_
+#define BUSE_RANGE_MUTEX_H_
 
 #include <condition_variable>
 #include <cstdint>
@@ -21,7 +21,7 @@ class RangeMutex {
  public:
   enum class Mode { kShared, kExclusive };
 
-  // Holds a range from the end of its construction to its destruction. A thread that holds one must not construct another.
+  // Holds a range from the end of its construction to its destruction. A thread that holds one must not construct another of the same mutex.
   class Guard {
    public:
     Guard(RangeMutex& mutex, Range range, Mode mode) : mutex_(mutex), range_(range), mode_(mode) {
@@ -70,4 +70,4 @@ class RangeMutex {
 
 }  // namespace buse
 
-#endif  // LAYERS_RANGE_MUTEX_H_
+#endif  // BUSE_RANGE_MUTEX_H_

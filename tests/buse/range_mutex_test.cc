@@ -2,7 +2,7 @@
 //
 // RangeMutex: who waits for whom, and that guards exclude what they say.
 
-#include "layers/range_mutex.h"
+#include "buse/range_mutex.h"
 
 #include <array>
 #include <atomic>
@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Concat: several devices as one, each after the other. Their types may differ.
+//
+// Family: remap.
+// Guarantees: bytes lie in the branches in the order of the type, without gaps. A branch counts with its whole blocks of this
+// layer's kBlockSize, the least common multiple of theirs: bytes at its end that fill no such block are never touched.
+// Passes on: every permission that all branches have, and WriteThrough, WriteZeroes and Prefetch where one has them: for the
+// others they do what their absence means. A request that crosses a border becomes one call for each branch, in order; Backing
+// is there where the range lies in one branch. Resize is absent: no size says which branch is to change.
+// Concurrency: the least of the branches.
+// Cost: a comparison per branch and request; no memory but 8 bytes per branch.
+// Failure: that of the branches. A request that crosses a border ends with the first error; Flush reaches all branches and
+// returns the first error. Open refuses branches that are larger together than 64 bits can count. A branch that is lost takes
+// its part of the device with it. Nothing on the media says which branches belong together, nor in which order.
+//
+//   using Stack = buse::Concat<buse::Memory, buse::FileBacked>;
+//   Stack::Config config{.below = {{.size = 64 << 20}, {.path = "disk.img"}}};
+
+#ifndef LAYERS_CONCAT_H_
+#define LAYERS_CONCAT_H_
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "buse/description.h"
+#include "buse/device.h"
+#include "buse/operations.h"
+
+namespace buse {
+
+template <Device... B>
+struct Concat {
+  static_assert(sizeof...(B) > 0, "buse: Concat needs at least one device");
+
+  using Below = std::tuple<B...>;
+
+  struct Config {
+    std::tuple<typename B::Config...> below;
+  };
+
+  struct State {
+    std::tuple<typename B::State...> below;
+    std::array<uint64_t, sizeof...(B)> ends = {};  // where the branch ends, in this device
+  };
+
+  static constexpr uint64_t kBlockSize = [] {
+    uint64_t block_size = 1;
+    ((block_size = std::lcm(block_size, uint64_t{B::kBlockSize})), ...);
+    return block_size;
+  }();
+  static constexpr Concurrency kConcurrency = std::min({B::kConcurrency...});
+
+  static constexpr Description<Config> Describe() { return {"concat", "joins devices, one after another", Family::kRemap}; }
+
+  static absl::Status Open(const Config& config, State& self) {
+    uint64_t end = 0;
+    return ForEach([&](auto branch) { return OpenBranch<branch>(config, self, end); });
+  }
+
+  static uint64_t Size(const State& self) { return self.ends.back(); }
+
+  static absl::Status Read(State& self, uint64_t offset, Bytes out) {
+    return Split(self, {offset, out.size()}, [&](auto branch, Range there, uint64_t done) {
+      return At<branch>::Read(std::get<branch>(self.below), there.offset, out.subspan(done, there.length));
+    });
+  }
+
+  static absl::Status Write(State& self, uint64_t offset, ConstBytes in) requires(CanWrite<B>&&...) {
+    return Split(self, {offset, in.size()}, [&](auto branch, Range there, uint64_t done) {
+      return At<branch>::Write(std::get<branch>(self.below), there.offset, in.subspan(done, there.length));
+    });
+  }
+
+  static absl::Status Flush(State& self) requires(CanFlush<B>&&...) {
+    absl::Status first;
+    ForEach([&](auto branch) {
+      first.Update(At<branch>::Flush(std::get<branch>(self.below)));
+      return absl::OkStatus();
+    }).IgnoreError();
+    return first;
+  }
+
+  static absl::Status WriteThrough(State& self, uint64_t offset, ConstBytes in)
+      requires((CanWrite<B> && ...) && (CanWriteThrough<B> || ...)) {
+    return Split(self, {offset, in.size()}, [&](auto branch, Range there, uint64_t done) {
+      return buse::WriteThrough<At<branch>>(std::get<branch>(self.below), there.offset, in.subspan(done, there.length));
+    });
+  }
+
+  static absl::Status Trim(State& self, Range range) requires(CanTrim<B>&&...) {
+    return Split(self, range, [&](auto branch, Range there, uint64_t) {
+      return At<branch>::Trim(std::get<branch>(self.below), there);
+    });
+  }
+
+  static absl::Status WriteZeroes(State& self, Range range)
+      requires((CanWrite<B> && ...) && (CanWriteZeroes<B> || ...)) {
+    return Split(self, range, [&](auto branch, Range there, uint64_t) {
+      return buse::WriteZeroes<At<branch>>(std::get<branch>(self.below), there);
+    });
+  }
+
+  static absl::Status Extents(State& self, Range range, EmitExtent emit) requires(CanExtents<B>&&...) {
+    bool more = true;
+    uint64_t next = range.offset;
+    return Split(self, range, [&](auto branch, Range there, uint64_t done) {
+      // What follows a prefix that a branch cut short would leave a gap.
+      if (!more || next != range.offset + done) return absl::OkStatus();
+      return At<branch>::Extents(std::get<branch>(self.below), there, [&](const Extent& extent) {
+        const Range here = {next, extent.range.length};
+        next = here.end();
+        more = emit({here, extent.kind});
+        return more;
+      });
+    });
+  }
+
+  static absl::Status Prefetch(State& self, Range range) requires(CanPrefetch<B> || ...) {
+    return Split(self, range, [&](auto branch, Range there, uint64_t) {
+      return buse::Prefetch<At<branch>>(std::get<branch>(self.below), there);
+    });
+  }
+
+  static absl::Status View(State& self, Range range, Gather& gather) requires(CanView<B>&&...) {
+    return Split(self, range, [&](auto branch, Range there, uint64_t) {
+      return At<branch>::View(std::get<branch>(self.below), there, gather);
+    });
+  }
+
+  static std::optional<FileRange> Backing(State& self, Range range) requires(CanBacking<B>&&...) {
+    std::optional<FileRange> backing;
+    Split(self, range, [&](auto branch, Range there, uint64_t) {
+      if (there.length == range.length) backing = At<branch>::Backing(std::get<branch>(self.below), there);
+      return absl::OkStatus();
+    }).IgnoreError();
+    return backing;
+  }
+
+ private:
+  template <size_t kBranch>
+  using At = std::tuple_element_t<kBranch, Below>;
+
+  // Calls `use` with each index, as a constant, up to the first error.
+  template <class Use>
+  static absl::Status ForEach(Use use) {
+    return [&]<size_t... kBranch>(std::index_sequence<kBranch...>) {
+      absl::Status status;
+      (void)((status = use(std::integral_constant<size_t, kBranch>())).ok() && ...);
+      return status;
+    }(std::index_sequence_for<B...>());
+  }
+
+  template <size_t kBranch>
+  static absl::Status OpenBranch(const Config& config, State& self, uint64_t& end) {
+    auto& below = std::get<kBranch>(self.below);
+    if (absl::Status status = At<kBranch>::Open(std::get<kBranch>(config.below), below); !status.ok()) return status;
+    const uint64_t size = At<kBranch>::Size(below) / kBlockSize * kBlockSize;
+    if (size > UINT64_MAX - end) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "concat: device %d has %d bytes, but after the %d bytes of those before it there is room for %d only: make it smaller",
+          kBranch + 1, size, end, UINT64_MAX - end));
+    }
+    end += size;
+    self.ends[kBranch] = end;
+    return absl::OkStatus();
+  }
+
+  // Calls `use(branch, there, done)` for each branch that has bytes of the range, in order, up to the first error: `there` is
+  // the part in the addresses of the branch, `done` how many bytes of the range lie before it.
+  template <class Use>
+  static absl::Status Split(const State& self, Range range, Use use) {
+    return ForEach([&](auto branch) {
+      const uint64_t start = branch == 0 ? 0 : self.ends[branch - (branch > 0)];
+      const uint64_t begin = std::max(range.offset, start);
+      const uint64_t end = std::min(range.end(), self.ends[branch]);
+      if (begin >= end) return absl::OkStatus();
+      return use(branch, Range{begin - start, end - begin}, begin - range.offset);
+    });
+  }
+};
+
+}  // namespace buse
+
+#endif  // LAYERS_CONCAT_H_

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Layers that do nothing cost nothing: the instructions that a request takes, counted by callgrind.
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "tests/process.h"
+
+namespace buse {
+namespace {
+
+using testing::Result;
+using testing::RunToEnd;
+using testing::Runfile;
+
+uint64_t Instructions(const std::string& stack, uint64_t requests) {
+  const Result result = RunToEnd({"valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
+                                  Runfile("tests/instruction_count/request_loop"), stack, std::to_string(requests)});
+  EXPECT_EQ(result.exit_code, 0) << result.output << "\n(no valgrind: run tools/setup)";
+  const std::string label = "Collected : ";
+  const size_t at = result.output.find(label);
+  if (at == std::string::npos) {
+    ADD_FAILURE() << "callgrind told no count:\n" << result.output;
+    return 0;
+  }
+  return std::strtoull(result.output.c_str() + at + label.size(), nullptr, 10);
+}
+
+// Of the requests alone, without what it takes to start and end.
+uint64_t InstructionsOfRequests(const std::string& stack, uint64_t requests) {
+  return Instructions(stack, 2 * requests) - Instructions(stack, requests);
+}
+
+TEST(InstructionCountTest, EightPassthroughAddNothing) {
+  constexpr uint64_t kRequests = 40000;
+  const double bare = InstructionsOfRequests("memory", kRequests);
+  const double deep = InstructionsOfRequests("passthrough8", kRequests);
+  std::printf("instructions per request: %.3f over memory, %.3f through eight layers more\n", bare / kRequests, deep / kRequests);
+  RecordProperty("instructions_per_request", std::to_string(bare / kRequests));
+  EXPECT_GT(bare / kRequests, 20) << "nothing was served";
+  EXPECT_NEAR(deep / bare, 1, 3e-6);
+}
+
+}  // namespace
+}  // namespace buse
