@@ -26,6 +26,7 @@ enum class Unit {
   kNone,
   kBytes,         // accepts 4096, 4K, 128M, 3T: powers of 1024
   kMilliseconds,
+  kMicroseconds,
 };
 
 // One option. Its default is what a default-constructed Config holds.

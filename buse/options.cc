@@ -61,6 +61,8 @@ std::string Label(const OptionInfo& option) {
       return label + " SIZE";
     case Unit::kMilliseconds:
       return label + " MS";
+    case Unit::kMicroseconds:
+      return label + " US";
   }
   return label;
 }
@@ -73,6 +75,8 @@ std::string Format(Unit unit, uint64_t number) {
       return FormatSize(number);
     case Unit::kMilliseconds:
       return absl::StrCat(number, " ms");
+    case Unit::kMicroseconds:
+      return absl::StrCat(number, " us");
   }
   return absl::StrCat(number);
 }
@@ -114,15 +118,22 @@ std::string UsageLine(const Program& program, const std::vector<LayerInfo>& laye
 
 // ---- Parsing.
 
+// What follows a text that is no number.
+const char* Accepted(Unit unit) {
+  if (unit == Unit::kMilliseconds) return "is no number of milliseconds: give a whole number, such as 250";
+  if (unit == Unit::kMicroseconds) return "is no number of microseconds: give a whole number, such as 250";
+  return "is no number: give a whole number, such as 16 or 0x10";
+}
+
 absl::StatusOr<uint64_t> ParseNumber(absl::string_view text, Unit unit) {
   if (unit == Unit::kBytes) return ParseSize(text);
-  const char* accepted = unit == Unit::kMilliseconds ? "is no number of milliseconds: give a whole number, such as 250"
-                                                     : "is no number: give a whole number, such as 16 or 0x10";
   absl::string_view digits = text;
   const int base = absl::ConsumePrefix(&digits, "0x") || absl::ConsumePrefix(&digits, "0X") ? 16 : 10;
   uint64_t number = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number, base);
-  if (end != digits.data() + digits.size() || error == std::errc::invalid_argument) return Refused(Quoted(text), " ", accepted);
+  if (end != digits.data() + digits.size() || error == std::errc::invalid_argument) {
+    return Refused(Quoted(text), " ", Accepted(unit));
+  }
   if (error == std::errc::result_out_of_range) return Refused(Quoted(text), " is too large: the most is ", UINT64_MAX);
   return number;
 }

@@ -243,6 +243,23 @@ ExitCode ExitCodeFor(const absl::Status& status) {
 void HoldSignals() {
   const sigset_t set = TerminationSignals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+void FailureLog::Add(const char* command, Range range, const absl::Status& status) {
+  int unsaid = 0;
+  {
+    std::lock_guard lock(mutex_);
+    const auto now = steady_clock::now();
+    if (now - second_ >= std::chrono::seconds(1)) {
+      unsaid = lines_ - kLinesPerSecond;
+      second_ = now;
+      lines_ = 0;
+    }
+    if (++lines_ > kLinesPerSecond) return;
+  }
+  if (unsaid > 0) Say(program_, absl::StrCat(unsaid, " more requests failed"));
+  Say(program_, absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));
 }
 
 void Say(const std::string& program, absl::string_view message) {

@@ -5,15 +5,19 @@
 #ifndef BUSE_SERVE_H_
 #define BUSE_SERVE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "buse/description.h"
+#include "buse/device.h"
 #include "buse/nbd.h"
 #include "buse/options.h"
 
@@ -84,8 +88,25 @@ struct Service {
   std::function<absl::Status()> flush;
 };
 
-// Makes SIGINT, SIGTERM and SIGHUP wait for Serve, in this thread and in those it starts from now on. Before anything is opened.
+// Makes SIGINT, SIGTERM and SIGHUP wait for Serve, in this thread and in those it starts from now on, and has writing to a closed
+// pipe fail rather than kill. Before anything is opened.
 void HoldSignals();
+
+// Tells an administrator of requests that the device failed, without filling a disk with it: at most ten lines in a second, and
+// then how many there were besides. Thread-safe.
+class FailureLog {
+ public:
+  explicit FailureLog(std::string program) : program_(std::move(program)) {}
+  void Add(const char* command, Range range, const absl::Status& status);
+
+ private:
+  static constexpr int kLinesPerSecond = 10;
+
+  const std::string program_;
+  std::mutex mutex_;
+  std::chrono::steady_clock::time_point second_;
+  int lines_ = 0;  // of this second
+};
 
 // Serves until a signal, or until the kernel device is disconnected: then requests in flight are finished, the device is flushed
 // and the target is free again. Prints where it serves, and what to type next, to standard output.

@@ -48,8 +48,9 @@ nbd::Export ExportOf(const std::string& program, const Disk<Stack>& disk) {
 template <Device Stack>
 absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options, const nbd::Export& about) {
   Exported<Stack> exported = {.device = disk.state(), .about = about};
-  exported.on_failure = [&program](const char* command, Range range, const absl::Status& status) {
-    Say(program, absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));
+  FailureLog failures(program);
+  exported.on_failure = [&failures](const char* command, Range range, const absl::Status& status) {
+    failures.Add(command, range, status);
   };
   const auto serve = [&exported](int fd, bool negotiate) -> absl::Status {
     absl::StatusOr<Buffers> buffers = Buffers::Create();

@@ -27,6 +27,7 @@
 #include <numeric>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -89,21 +90,19 @@ struct Concat {
     return first;
   }
 
-  static absl::Status WriteThrough(State& self, uint64_t offset, ConstBytes in)
-      requires((CanWrite<B> && ...) && (CanWriteThrough<B> || ...)) {
+  static absl::Status WriteThrough(State& self, uint64_t offset,
+                                   ConstBytes in) requires((CanWrite<B> && ...) && (CanWriteThrough<B> || ...)) {
     return Split(self, {offset, in.size()}, [&](auto branch, Range there, uint64_t done) {
       return buse::WriteThrough<At<branch>>(std::get<branch>(self.below), there.offset, in.subspan(done, there.length));
     });
   }
 
   static absl::Status Trim(State& self, Range range) requires(CanTrim<B>&&...) {
-    return Split(self, range, [&](auto branch, Range there, uint64_t) {
-      return At<branch>::Trim(std::get<branch>(self.below), there);
-    });
+    return Split(self, range,
+                 [&](auto branch, Range there, uint64_t) { return At<branch>::Trim(std::get<branch>(self.below), there); });
   }
 
-  static absl::Status WriteZeroes(State& self, Range range)
-      requires((CanWrite<B> && ...) && (CanWriteZeroes<B> || ...)) {
+  static absl::Status WriteZeroes(State& self, Range range) requires((CanWrite<B> && ...) && (CanWriteZeroes<B> || ...)) {
     return Split(self, range, [&](auto branch, Range there, uint64_t) {
       return buse::WriteZeroes<At<branch>>(std::get<branch>(self.below), there);
     });
@@ -156,7 +155,8 @@ struct Concat {
       absl::Status status;
       (void)((status = use(std::integral_constant<size_t, kBranch>())).ok() && ...);
       return status;
-    }(std::index_sequence_for<B...>());
+    }
+    (std::index_sequence_for<B...>());
   }
 
   template <size_t kBranch>
@@ -165,9 +165,10 @@ struct Concat {
     if (absl::Status status = At<kBranch>::Open(std::get<kBranch>(config.below), below); !status.ok()) return status;
     const uint64_t size = At<kBranch>::Size(below) / kBlockSize * kBlockSize;
     if (size > UINT64_MAX - end) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "concat: device %d has %d bytes, but after the %d bytes of those before it there is room for %d only: make it smaller",
-          kBranch + 1, size, end, UINT64_MAX - end));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("concat: device %d has %d bytes, but after the %d bytes of those before it there is room for %d "
+                          "only: make it smaller",
+                          kBranch + 1, size, end, UINT64_MAX - end));
     }
     end += size;
     self.ends[kBranch] = end;
@@ -179,7 +180,8 @@ struct Concat {
   template <class Use>
   static absl::Status Split(const State& self, Range range, Use use) {
     return ForEach([&](auto branch) {
-      const uint64_t start = branch == 0 ? 0 : self.ends[branch - (branch > 0)];
+      uint64_t start = 0;
+      if constexpr (branch > 0) start = self.ends[branch - 1];
       const uint64_t begin = std::max(range.offset, start);
       const uint64_t end = std::min(range.end(), self.ends[branch]);
       if (begin >= end) return absl::OkStatus();

@@ -30,8 +30,8 @@ namespace buse {
 
 class SparseMemory {
  public:
-  // What the kernel can map of one file, in whole pages.
-  static constexpr uint64_t kMaxSize = (uint64_t{1} << 63) - 4096;
+  // 4 EiB. A file of the kernel may be almost twice as long.
+  static constexpr uint64_t kMaxSize = uint64_t{1} << 62;
 
   SparseMemory() = default;
   SparseMemory(const SparseMemory&) = delete;

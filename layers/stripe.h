@@ -10,11 +10,10 @@
 // share of a range is contiguous there. Extents are merged over chunks. Backing is there where the range lies in one chunk.
 // Concurrency: that of the legs.
 // Cost: a Read, Write, WriteThrough or View makes one call per chunk: one span of memory holds each leg's chunks with gaps
-// between, and a call takes no list of spans. So a chunk should be as large as requests are. Extents asks a leg again only where
-// it has passed what the leg said last. Memory: none.
-// Failure: that of the legs. A request ends with the first error; Flush reaches all legs and returns the first error. Open
-// refuses a leg smaller than a chunk. A leg that is lost takes the device with it. Nothing on the media says which legs belong
-// together, in which order, or how large the chunks are.
+// between, and a call takes no list of spans. So a chunk should be as large as requests are. Extents asks a leg again only
+// where it has passed what the leg said last. Memory: none. Failure: that of the legs. A request ends with the first error;
+// Flush reaches all legs and returns the first error. Open refuses a leg smaller than a chunk. A leg that is lost takes the
+// device with it. Nothing on the media says which legs belong together, in which order, or how large the chunks are.
 //
 //   using Stack = buse::Stripe<2, buse::FileBacked>;
 //   Stack::Config config{.below = {{.path = "left.img"}, {.path = "right.img"}}};
@@ -84,8 +83,8 @@ struct Stripe {
     for (size_t leg = 0; leg < kLegs; ++leg) {
       const uint64_t size = B::Size(self.below[leg]);
       if (size < kChunk) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "stripe: leg %d has %d bytes, less than one chunk of %d: make it larger", leg + 1, size, kChunk));
+        return absl::InvalidArgumentError(
+            absl::StrFormat("stripe: leg %d has %d bytes, less than one chunk of %d: make it larger", leg + 1, size, kChunk));
       }
       rows = std::min(rows, size / kChunk);
     }
@@ -150,7 +149,9 @@ struct Stripe {
       // Up to where a leg has something else, or has not said.
       uint64_t end = range.end();
       for (size_t leg = 0; leg < kLegs; ++leg) {
-        end = std::min(end, DeviceOffset(leg, known[leg].kind == kind ? known[leg].end : LegOffset(leg, at)));
+        const uint64_t here = LegOffset(leg, at);
+        const uint64_t same = known[leg].kind == kind ? std::max(known[leg].end, here) : here;
+        end = std::min(end, DeviceOffset(leg, same));
       }
       merged.range.length = end - merged.range.offset;
     }
@@ -193,9 +194,7 @@ struct Stripe {
   }
 
   // The inverse: where byte `there` of the leg is.
-  static uint64_t DeviceOffset(size_t leg, uint64_t there) {
-    return there / kChunk * kRow + leg * kChunk + there % kChunk;
-  }
+  static uint64_t DeviceOffset(size_t leg, uint64_t there) { return there / kChunk * kRow + leg * kChunk + there % kChunk; }
 
   template <size_t... kLeg>
   static absl::Status OpenLegs(const Config& config, State& self, std::index_sequence<kLeg...>) {

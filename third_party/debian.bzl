@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Abseil, GoogleTest, Google Benchmark, CLI11 and libnl under their upstream labels, from the files of Debian 12 packages.
+"""Abseil, GoogleTest, Google Benchmark, CLI11, zlib and libnl under their upstream labels, from the files of Debian 12 packages.
 
 tools/setup installs the packages; nothing is downloaded. Each repository is named as its http_archive would be, so the
 BUILD files are the same with either. Headers are copied, not linked: --config=strict hides those in /usr/include, so that
@@ -179,6 +179,21 @@ debian_cli11 = repository_rule(
     local = True,
 )
 
+def _zlib_impl(ctx):
+    ctx.execute(["mkdir", "include"])
+    for header in ["zlib.h", "zconf.h"]:
+        _copy(ctx, "/usr/include/" + header, "include/" + header)
+    ctx.file("WORKSPACE", "workspace(name = \"zlib\")\n")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "zlib", hdrs = glob(["include/*.h"]), includes = ["include"], linkopts = ["-lz"])
+""")
+
+debian_zlib = repository_rule(
+    implementation = _zlib_impl,
+    attrs = {"deb": attr.string(default = "zlib1g-dev")},
+    local = True,
+)
+
 # libnl has no Bazel build upstream: it is the system's wherever we build. Its headers lie outside the default path.
 def _libnl_impl(ctx):
     _need(ctx, "/usr/include/libnl3/netlink/genl/genl.h")
@@ -228,4 +243,5 @@ def debian_repositories():
     debian_googletest(name = "com_google_googletest")
     debian_benchmark(name = "com_github_google_benchmark")
     debian_cli11(name = "cli11")
+    debian_zlib(name = "zlib")
     libnl(name = "libnl")

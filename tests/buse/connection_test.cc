@@ -4,8 +4,10 @@
 
 #include "buse/connection.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -281,6 +283,42 @@ TEST(ConnectionTest, RequestsMustBeAlignedToTheAnnouncedBlock) {
                          Request(0, kRead, 4, 512, 512)),
             SimpleReply(kEinval, 1) + SimpleReply(kEinval, 2) + SimpleReply(kEinval, 3) + SimpleReply(0, 4, std::string(512, '\0')));
   EXPECT_EQ(server.script.calls, (std::vector<Call>{{"View", {512, 512}}}));
+}
+
+// Requests with bytes changed, dropped and doubled. Whatever they ask for, the server ends in order and the device still works.
+TEST(ConnectionTest, HostileBytesDoNoHarm) {
+  std::mt19937 random(20130511);
+  int ended_early = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::string in;
+    for (int i = 0; i < 8; ++i) {
+      const uint16_t type = random() % 8;
+      const uint32_t length = random() % 700;
+      in += Request(random() % 4, type, i, random() % 70000, length);
+      if (type == kWrite) in += std::string(length, static_cast<char>(random()));
+    }
+    for (int i = random() % 6; i > 0 && !in.empty(); --i) {
+      const size_t at = random() % in.size();
+      switch (random() % 4) {
+        case 0:
+          in[at] = static_cast<char>(random());
+          break;
+        case 1:
+          in.erase(at, random() % 40);
+          break;
+        case 2:
+          in.insert(at, in.substr(at, random() % 40));
+          break;
+        default:
+          in.replace(at, std::min<size_t>(4, in.size() - at), Big(4, 0xffffffff).substr(0, std::min<size_t>(4, in.size() - at)));
+      }
+    }
+    Server<Memory> server;
+    server.Serve(in, 1 + random() % 500);
+    ended_early += !server.status.ok();
+    EXPECT_EQ(server.Serve(Request(0, kWrite, 1, 0, 1) + "x" + Request(0, kRead, 2, 0, 1)), SimpleReply(0, 1) + SimpleReply(0, 2, "x"));
+  }
+  EXPECT_GT(ended_early, 100) << "the bytes were not hostile";
 }
 
 // Every other page is a hole, so that a view has more pieces than one send takes.

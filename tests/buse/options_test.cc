@@ -373,6 +373,24 @@ TEST(ParseCommandLineTest, ARequiredOptionMustBeGiven) {
               AllOf(HasSubstr("Usage: prog [OPTION]... --key TEXT\n"), HasSubstr("the file with the key (required)\n")));
 }
 
+TEST(ParseCommandLineTest, MicrosecondsAreSaidInEveryPlace) {
+  struct Config {
+    uint64_t pause = 30;
+  } config;
+  const Description<Config, 1> description = {
+      "pausing",
+      "pauses",
+      Family::kObserver,
+      {{{.field = &Config::pause, .name = "pause", .help = "how long", .unit = Unit::kMicroseconds, .max = 500}}}};
+  const std::vector<LayerInfo> layers = {DescribeOptions(description, config)};
+  EXPECT_THAT(Help(TestProgram(), layers), HasSubstr("--pause US  how long (at most 500 us, default 30 us)\n"));
+  EXPECT_EQ(Parse({"--pause", "501"}, layers).status().message(), "--pause: 501 is above the most, 500 us");
+  EXPECT_EQ(Parse({"--pause", "5s"}, layers).status().message(),
+            "--pause: \"5s\" is no number of microseconds: give a whole number, such as 250");
+  EXPECT_TRUE(Parse({"--pause", "500"}, layers).ok());
+  EXPECT_EQ(config.pause, 500u);
+}
+
 TEST(ParseCommandLineTest, HelpWinsOverMistakesElsewhere) {
   for (const char* flag : {"--help", "-h"}) {
     Fixture f;

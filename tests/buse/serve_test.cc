@@ -254,6 +254,35 @@ TEST(ServeTest, ARefusedFlushAtTheEndIsAnExitCode) {
   EXPECT_NE(program.output().find("read 8192+512 failed"), std::string::npos) << program.output();
 }
 
+TEST(ServeTest, AFloodOfFailuresIsSummedUp) {
+  Folder folder;
+  Process program({kLoopback, folder / "disk", "--create", "1M", Uri(folder / "s")});
+  ASSERT_TRUE(program.WaitFor("Ctrl-C")) << program.output();
+  NbdClient client(folder / "s");
+  ASSERT_TRUE(client.Go());
+  ASSERT_EQ(truncate((folder / "disk").c_str(), 4096), 0);
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(client.Do(0, kRead, 8192, 512), 5u);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  EXPECT_EQ(client.Do(0, kRead, 8192, 512), 5u);
+  program.Signal(SIGTERM);
+  EXPECT_EQ(program.Wait(), 0);
+  EXPECT_NE(program.output().find("more requests failed"), std::string::npos);
+  EXPECT_LT(program.output().size(), 20000u);
+}
+
+TEST(ServeTest, NobodyReadingItsOutputDoesNotEndIt) {
+  Folder folder;
+  Process program({"bash", "-c", "exec > >(true); sleep 0.5; exec " + kMemdisk + " 1M '" + Uri(folder / "s") + "'"});
+  bool served = false;
+  for (int tries = 0; tries < 200 && !served; ++tries) {
+    usleep(50000);
+    served = access((folder / "s").c_str(), F_OK) == 0 && ServesWell(folder / "s");
+  }
+  EXPECT_TRUE(served);
+  program.Signal(SIGTERM);
+  EXPECT_EQ(program.Wait(), 0);
+}
+
 TEST(ServeTest, VerboseLogsRequestsAndClients) {
   for (const char* option : {"-v", "--verbose"}) {
     Served served({option});

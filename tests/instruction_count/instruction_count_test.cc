@@ -34,6 +34,12 @@ uint64_t InstructionsOfRequests(const std::string& stack, uint64_t requests) {
   return Instructions(stack, 2 * requests) - Instructions(stack, requests);
 }
 
+TEST(RequestLoopTest, ServingAllocatesNothing) {
+  for (const char* stack : {"memory", "passthrough8"}) {
+    EXPECT_EQ(RunToEnd({Runfile("tests/instruction_count/request_loop"), stack, "1000000"}).exit_code, 0) << stack;
+  }
+}
+
 TEST(InstructionCountTest, EightPassthroughAddNothing) {
   constexpr uint64_t kRequests = 40000;
   const double bare = InstructionsOfRequests("memory", kRequests);

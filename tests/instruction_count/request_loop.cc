@@ -3,18 +3,32 @@
 // Serves a number of requests from memory and ends, for a tool that counts its instructions.
 //
 //   request_loop STACK REQUESTS    STACK: memory, or passthrough8 for eight Passthrough over it
+//
+// Exit code 3: serving allocated memory.
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <string>
 
 #include "buse/connection.h"
 #include "layers/memory.h"
 #include "layers/passthrough.h"
 #include "tests/wire.h"
+
+static uint64_t allocations = 0;
+
+void* operator new(size_t size) {
+  ++allocations;
+  void* memory = std::malloc(size);
+  if (memory == nullptr) std::abort();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace buse {
 namespace {
@@ -51,7 +65,11 @@ int Serve(const typename Stack::Config& config, uint64_t requests) {
   if (!Stack::Open(config, *state).ok()) return 1;
   Exported<Stack> exported = {.device = *state, .about = {.size = kSize, .flags = nbd::TransmissionFlags<Stack>()}};
   auto connection = std::make_unique<Connection<Stack, Batches>>(exported, Batches(requests / kBatch), *Buffers::Create());
-  return connection->Transmit().ok() ? 0 : 1;
+  const uint64_t before = allocations;
+  if (!connection->Transmit().ok()) return 1;
+  // Memory allocates when it is first written to, and not again.
+  constexpr uint64_t kOfTheDevice = 1;
+  return allocations - before <= kOfTheDevice ? 0 : 3;
 }
 
 template <int kDepth>

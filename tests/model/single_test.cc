@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Leaves alone, and every layer alone over memory, over a file and over blocks. Contract watches each from both sides.
+// Every layer alone over LEAF, watched by Contract from both sides. Compiled once for each LEAF.
 
 #include "gtest/gtest.h"
 #include "layers/align.h"
@@ -16,25 +16,10 @@
 namespace buse::testing {
 namespace {
 
-using Full4096 = BasicFull<4096, Concurrency::kParallel>;
-using Disjoint512 = BasicFull<512, Concurrency::kDisjoint>;
-using Serial512 = BasicFull<512, Concurrency::kSerial>;
-
-using Leaves = ::testing::Types<Contract<Memory>, Contract<FileBacked>, Contract<DirectFileBacked>, Contract<Full>,
-                                Contract<Full512>, Memory, FileBacked, Full>;
-INSTANTIATE_TYPED_TEST_SUITE_P(Leaves, ModelTest, Leaves, StackNames);
-
-template <Device Leaf>
-using Sandwiches = ::testing::Types<Contract<Passthrough<Contract<Leaf>>>, Contract<Log<Contract<Leaf>>>,
-                                    Contract<Offset<Contract<Leaf>>>, Contract<Align<Contract<Leaf>>>>;
-INSTANTIATE_TYPED_TEST_SUITE_P(OverMemory, ModelTest, Sandwiches<Memory>, StackNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(OverFile, ModelTest, Sandwiches<FileBacked>, StackNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(OverBlocks, ModelTest, Sandwiches<Full512>, StackNames);
-
-template <Device... Leaf>
-using AlignOver = ::testing::Types<Contract<Align<Contract<Leaf>>>...>;
-using AlignOverBlocks = AlignOver<DirectFileBacked, Full4096, Disjoint512, Serial512>;
-INSTANTIATE_TYPED_TEST_SUITE_P(AlignOverBlocks, ModelTest, AlignOverBlocks, StackNames);
+using Below = Contract<LEAF>;
+using Singles =
+    ::testing::Types<Contract<Passthrough<Below>>, Contract<Log<Below>>, Contract<Offset<Below>>, Contract<Align<Below>>>;
+INSTANTIATE_TYPED_TEST_SUITE_P(Singles, ModelTest, Singles, StackNames);
 
 }  // namespace
 }  // namespace buse::testing

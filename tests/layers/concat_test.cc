@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Concat: operations are split at borders and arrive translated, in order; sizes round down; every branch is flushed.
+
+#include "layers/concat.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "buse/description.h"
+#include "buse/gather.h"
+#include "buse/operations.h"
+#include "buse/options.h"
+#include "gtest/gtest.h"
+#include "layers/contract.h"
+#include "layers/null.h"
+#include "layers/passthrough.h"
+#include "tests/fail_nth.h"
+#include "tests/leaves.h"
+
+template struct buse::Concat<buse::testing::Full, buse::testing::Full512, buse::testing::Full>;
+
+namespace buse::testing {
+namespace {
+
+constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false};
+static_assert(kCapabilities<Concat<Full, Full>> == kEverythingButResize);
+static_assert(kCapabilities<Concat<Writer, Writer>> == Capabilities{.write = true});
+static_assert(kCapabilities<Concat<Bare, Bare>> == kNothing);
+// Permissions are those of all branches, shortcuts and hints those of any.
+static_assert(kCapabilities<Concat<Full, Writer>> ==
+              Capabilities{.write = true, .write_through = true, .write_zeroes = true, .prefetch = true});
+static_assert(kCapabilities<Concat<Bare, Full>> == Capabilities{.prefetch = true});
+
+template <uint64_t kBlock>
+using Blocks = BasicFull<kBlock, Concurrency::kParallel>;
+static_assert(Concat<Full, Full512>::kBlockSize == 512);
+static_assert(Concat<Blocks<512>, Blocks<768>>::kBlockSize == 1536, "the least common multiple");
+static_assert(Concat<Full, BasicBare<1, Concurrency::kDisjoint>>::kConcurrency == Concurrency::kDisjoint);
+static_assert(Concat<BasicBare<1, Concurrency::kSerial>, Full>::kConcurrency == Concurrency::kSerial);
+
+using Stack = Concat<Full, Full, Full>;
+
+// Branches of 100, 50 and 200 bytes, which share a script but not their bytes.
+struct Three {
+  std::array<Script, 3> scripts;
+  Stack::State state;
+
+  Three() {
+    EXPECT_TRUE(Stack::Open({.below = {{.size = 100, .script = &scripts[0]},
+                                       {.size = 50, .script = &scripts[1]},
+                                       {.size = 200, .script = &scripts[2]}}},
+                            state)
+                    .ok());
+  }
+
+  // The calls of all branches, and forgets them.
+  std::vector<std::vector<Call>> Calls() {
+    std::vector<std::vector<Call>> calls;
+    for (Script& script : scripts) {
+      calls.push_back(script.calls);
+      script.calls.clear();
+    }
+    return calls;
+  }
+};
+
+using Calls = std::vector<std::vector<Call>>;
+
+std::vector<std::byte> Pattern(size_t length) {
+  std::vector<std::byte> bytes(length);
+  for (size_t i = 0; i < length; ++i) bytes[i] = static_cast<std::byte>(i % 251 + 1);
+  return bytes;
+}
+
+TEST(ConcatTest, EveryOperationIsSplitAtTheBorders) {
+  Three three;
+  Stack::State& state = three.state;
+  EXPECT_EQ(Stack::Size(state), 350u);
+  const auto each = [](const char* operation) { return Calls{{{operation, {90, 10}}}, {{operation, {0, 50}}}, {{operation, {0, 7}}}}; };
+  const std::vector<std::byte> bytes = Pattern(67);
+  std::vector<std::byte> out(67);
+
+  EXPECT_TRUE(Stack::Write(state, 90, bytes).ok());
+  EXPECT_EQ(three.Calls(), each("Write"));
+  EXPECT_TRUE(Stack::Read(state, 90, out).ok());
+  EXPECT_EQ(three.Calls(), each("Read"));
+  EXPECT_EQ(out, bytes);
+  EXPECT_EQ(std::vector(three.scripts[1].medium.begin(), three.scripts[1].medium.end()),
+            std::vector(bytes.begin() + 10, bytes.begin() + 60));
+  EXPECT_TRUE(Stack::WriteThrough(state, 90, bytes).ok());
+  EXPECT_EQ(three.Calls(), each("WriteThrough"));
+  EXPECT_TRUE(Stack::Prefetch(state, {90, 67}).ok());
+  EXPECT_EQ(three.Calls(), each("Prefetch"));
+  EXPECT_TRUE(Stack::Trim(state, {90, 67}).ok());
+  EXPECT_EQ(three.Calls(), each("Trim"));
+  EXPECT_TRUE(Stack::WriteZeroes(state, {90, 67}).ok());
+  EXPECT_EQ(three.Calls(), each("WriteZeroes"));
+  EXPECT_TRUE(Stack::Flush(state).ok());
+  EXPECT_EQ(three.Calls(), (Calls{{{"Flush", {}}}, {{"Flush", {}}}, {{"Flush", {}}}}));
+}
+
+TEST(ConcatTest, ARequestInOneBranchReachesOnlyThat) {
+  Three three;
+  std::array<std::byte, 50> bytes{};
+  EXPECT_TRUE(Stack::Read(three.state, 100, bytes).ok());
+  EXPECT_EQ(three.Calls(), (Calls{{}, {{"Read", {0, 50}}}, {}}));
+  EXPECT_TRUE(Stack::Trim(three.state, {99, 1}).ok());
+  EXPECT_EQ(three.Calls(), (Calls{{{"Trim", {99, 1}}}, {}, {}}));
+  EXPECT_TRUE(Stack::Trim(three.state, {150, 200}).ok());
+  EXPECT_EQ(three.Calls(), (Calls{{}, {}, {{"Trim", {0, 200}}}}));
+}
+
+TEST(ConcatTest, ViewsAreAppendedInOrder) {
+  Three three;
+  const std::vector<std::byte> bytes = Pattern(350);
+  ASSERT_TRUE(Stack::Write(three.state, 0, bytes).ok());
+  Gather gather;
+  ASSERT_TRUE(Stack::View(three.state, {90, 67}, gather).ok());
+  ASSERT_EQ(gather.pieces().size(), 3u);
+  std::vector<std::byte> seen;
+  for (const iovec& piece : gather.pieces()) {
+    const auto* begin = static_cast<const std::byte*>(piece.iov_base);
+    seen.insert(seen.end(), begin, begin + piece.iov_len);
+  }
+  EXPECT_EQ(seen, std::vector(bytes.begin() + 90, bytes.begin() + 157));
+}
+
+TEST(ConcatTest, BackingIsThereWhereTheRangeLiesInOneBranch) {
+  Three three;
+  const std::optional<FileRange> backing = Stack::Backing(three.state, {103, 20});
+  ASSERT_TRUE(backing.has_value());
+  EXPECT_EQ(backing->fd, Full::kBackingFd);
+  EXPECT_EQ(backing->offset, 3u);
+  EXPECT_FALSE(Stack::Backing(three.state, {99, 2}).has_value());
+  EXPECT_FALSE(Stack::Backing(three.state, {0, 350}).has_value());
+}
+
+std::vector<Extent> Collect(Stack::State& state, Range range, size_t most = SIZE_MAX) {
+  std::vector<Extent> extents;
+  EXPECT_TRUE(Stack::Extents(state, range, [&](const Extent& extent) {
+                extents.push_back(extent);
+                return extents.size() < most;
+              }).ok());
+  return extents;
+}
+
+TEST(ConcatTest, ExtentsContinueOverTheBorders) {
+  Three three;
+  using Kind = Extent::Kind;
+  std::fill_n(three.scripts[0].medium.begin() + 95, 5, std::byte{1});
+  std::fill_n(three.scripts[1].medium.begin(), 30, std::byte{1});
+  const std::vector<Extent> all = {
+      {{90, 5}, Kind::kHole}, {{95, 5}, Kind::kData}, {{100, 30}, Kind::kData}, {{130, 20}, Kind::kHole}, {{150, 9}, Kind::kHole}};
+  EXPECT_EQ(Collect(three.state, {90, 69}), all);
+  for (size_t most = 1; most < all.size(); ++most) {
+    EXPECT_EQ(Collect(three.state, {90, 69}, most), std::vector(all.begin(), all.begin() + most));
+  }
+}
+
+// Emits only the first extent, as the contract permits.
+template <Device B>
+struct Reticent : Passthrough<B> {
+  static absl::Status Extents(typename Passthrough<B>::State& self, Range range, EmitExtent emit) {
+    return B::Extents(self.below, range, [&](const Extent& extent) {
+      emit(extent);
+      return false;
+    });
+  }
+};
+
+TEST(ConcatTest, ExtentsThatABranchCutShortEndThere) {
+  using Short = Concat<Reticent<Full>, Full>;
+  Script script;
+  Short::State state;
+  ASSERT_TRUE(Short::Open({.below = {{.below = {.size = 100, .script = &script}}, {.size = 100}}}, state).ok());
+  script.medium[10] = std::byte{1};
+  std::vector<Extent> extents;
+  ASSERT_TRUE(Short::Extents(state, {0, 200}, [&](const Extent& extent) {
+                extents.push_back(extent);
+                return true;
+              }).ok());
+  EXPECT_EQ(extents, (std::vector<Extent>{{{0, 10}, Extent::Kind::kHole}}));
+}
+
+TEST(ConcatTest, WhatABranchLacksIsDoneAsItsAbsenceMeans) {
+  using Mixed = Concat<Full, Writer>;
+  std::array<Script, 2> scripts;
+  Mixed::State state;
+  ASSERT_TRUE(Mixed::Open({.below = {{.size = 100, .script = &scripts[0]}, {.size = 100, .script = &scripts[1]}}}, state).ok());
+  std::array<std::byte, 20> bytes{};
+  ASSERT_TRUE(Mixed::WriteThrough(state, 90, bytes).ok());
+  ASSERT_TRUE(Mixed::WriteZeroes(state, {90, 20}).ok());
+  ASSERT_TRUE(Mixed::Prefetch(state, {90, 20}).ok());
+  EXPECT_EQ(scripts[0].calls, (std::vector<Call>{{"WriteThrough", {90, 10}}, {"WriteZeroes", {90, 10}}, {"Prefetch", {90, 10}}}));
+  EXPECT_EQ(scripts[1].calls, (std::vector<Call>{{"Write", {0, 10}}, {"Flush", {}}, {"Write", {0, 10}}}));
+}
+
+TEST(ConcatTest, ABranchCountsWithItsWholeBlocks) {
+  using Mixed = Concat<Blocks<512>, Blocks<768>, Full>;
+  std::array<Script, 3> scripts;
+  Mixed::State state;
+  ASSERT_TRUE(Mixed::Open({.below = {{.size = 2048, .script = &scripts[0]},
+                                     {.size = 768, .script = &scripts[1]},
+                                     {.size = 4000, .script = &scripts[2]}}},
+                          state)
+                  .ok());
+  // 1536, nothing, and 3072.
+  EXPECT_EQ(Mixed::Size(state), 4608u);
+  EXPECT_TRUE(Mixed::Trim(state, {0, 4608}).ok());
+  EXPECT_EQ(scripts[0].calls, (std::vector<Call>{{"Trim", {0, 1536}}}));
+  EXPECT_EQ(scripts[1].calls, std::vector<Call>());
+  EXPECT_EQ(scripts[2].calls, (std::vector<Call>{{"Trim", {0, 3072}}}));
+}
+
+TEST(ConcatTest, MoreThan64BitsIsRefusedWithItsNumbers) {
+  using Large = Concat<Null, Null, Null>;
+  constexpr uint64_t kHalf = uint64_t{1} << 63;
+  constexpr uint64_t kLargest = UINT64_MAX / Null::kBlockSize * Null::kBlockSize;
+  Large::State fits;
+  EXPECT_TRUE(Large::Open({.below = {{.size = kHalf - 4096}, {.size = kHalf - 4096}, {.size = 4096}}}, fits).ok());
+  EXPECT_EQ(Large::Size(fits), UINT64_MAX - 4095);
+  Large::State too_large;
+  const absl::Status status =
+      Large::Open({.below = {{.size = kHalf - 4096}, {.size = kHalf - 4096}, {.size = kHalf - 4096}}}, too_large);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  const std::string message(status.message());
+  EXPECT_NE(message.find("device 3"), std::string::npos) << message;
+  EXPECT_NE(message.find(std::to_string(kHalf - 4096)), std::string::npos) << message;
+  EXPECT_NE(message.find("8191"), std::string::npos) << message;
+  static_assert(kLargest > 0);
+}
+
+TEST(ConcatTest, BeyondTwoTebibytesNothingWraps) {
+  using Large = Concat<Null, Passthrough<Full>>;
+  constexpr uint64_t kStart = (uint64_t{1} << 42) + 4096;
+  Script script;
+  Large::State state;
+  ASSERT_TRUE(Large::Open({.below = {{.size = kStart}, {.below = {.size = 4096, .script = &script}}}}, state).ok());
+  std::array<std::byte, 16> bytes{};
+  ASSERT_TRUE(Large::Read(state, kStart + 8, bytes).ok());
+  EXPECT_EQ(script.calls, (std::vector<Call>{{"Read", {8, 16}}}));
+}
+
+TEST(ConcatTest, AnErrorOfOpenBelowIsPassedOnAndEndsOpening) {
+  using Nested = Concat<Full, Null, Full>;
+  std::array<Script, 2> scripts;
+  Nested::State state;
+  EXPECT_FALSE(
+      Nested::Open({.below = {{.size = 100, .script = &scripts[0]}, {.size = 0}, {.size = 100, .script = &scripts[1]}}}, state).ok());
+  EXPECT_EQ(scripts[0].medium.size(), 100u);
+  EXPECT_EQ(scripts[1].medium.size(), 0u) << "opened after the error";
+}
+
+TEST(ConcatTest, FlushReachesAllBranchesAndReturnsTheFirstError) {
+  Three three;
+  three.scripts[0].fail_at = 0;
+  three.scripts[0].error = absl::DataLossError("first");
+  three.scripts[2].fail_at = 0;
+  three.scripts[2].error = absl::InternalError("third");
+  EXPECT_EQ(Stack::Flush(three.state), absl::DataLossError("first"));
+  EXPECT_EQ(three.Calls(), (Calls{{{"Flush", {}}}, {{"Flush", {}}}, {{"Flush", {}}}}));
+}
+
+TEST(ConcatTest, ARequestEndsWithTheFirstError) {
+  Three three;
+  three.scripts[1].fail_at = 0;
+  std::array<std::byte, 67> bytes{};
+  EXPECT_EQ(Stack::Write(three.state, 90, bytes), three.scripts[1].error);
+  EXPECT_EQ(three.Calls(), (Calls{{{"Write", {90, 10}}}, {{"Write", {0, 50}}}, {}}));
+}
+
+// Branches of one script each count their own calls: the one that fails is chosen by where the script goes.
+template <size_t kBranch>
+auto Configure() {
+  return [](Script& script) {
+    Stack::Config config{.below = {{.size = 100}, {.size = 50}, {.size = 200}}};
+    std::get<kBranch>(config.below).script = &script;
+    return config;
+  };
+}
+
+template <size_t kBranch>
+void FailEachCall() {
+  const auto configure = Configure<kBranch>();
+  constexpr Range kRange = {90, 67};
+  std::array<std::byte, 67> bytes{};
+  EXPECT_EQ(FailNth<Stack>(configure, kRange, [&](auto& state) { return Stack::Write(state, 90, bytes); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, kRange, [&](auto& state) { return Stack::WriteThrough(state, 90, bytes); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, kRange, [&](auto& state) { return Stack::Trim(state, kRange); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, kRange, [&](auto& state) { return Stack::WriteZeroes(state, kRange); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {}, [&](auto& state) { return Stack::Flush(state); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {}, [&](auto& state) { return Stack::Read(state, 90, bytes); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {}, [&](auto& state) { return Stack::Prefetch(state, kRange); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {},
+                           [&](auto& state) {
+                             Gather gather;
+                             return Stack::View(state, kRange, gather);
+                           }),
+            1);
+  EXPECT_EQ(FailNth<Stack>(configure, {},
+                           [&](auto& state) { return Stack::Extents(state, kRange, [](const Extent&) { return true; }); }),
+            1);
+}
+
+TEST(ConcatTest, EveryErrorBelowSurfacesAndSparesTheRest) {
+  FailEachCall<0>();
+  FailEachCall<1>();
+  FailEachCall<2>();
+}
+
+struct Locked : Passthrough<Full> {
+  static bool Writable(const State&) { return false; }
+};
+
+TEST(ConcatTest, OneBranchThatIsReadOnlyMakesAllOfItReadOnly) {
+  using Mixed = Concat<Full, Locked>;
+  Mixed::State mixed;
+  ASSERT_TRUE(Mixed::Open({.below = {{.size = 100}, {.below = {.size = 100}}}}, mixed).ok());
+  EXPECT_FALSE(buse::Writable<Mixed>(mixed));
+  Three three;
+  EXPECT_TRUE(buse::Writable<Stack>(three.state));
+}
+
+TEST(ConcatTest, ItIsDescribedWithAllItsBranches) {
+  Stack::Config config;
+  const std::vector<LayerInfo> layers = DescribeStack<Stack>(config);
+  ASSERT_EQ(layers.size(), 4u);
+  EXPECT_EQ(layers[0].name, "concat");
+  EXPECT_EQ(layers[3].depth, 1);
+}
+
+}  // namespace
+}  // namespace buse::testing

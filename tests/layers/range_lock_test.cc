@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RangeLock: what overlaps arrives one after another, what does not arrives together, and all of it unchanged.
+
+#include "layers/range_lock.h"
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "buse/device.h"
+#include "buse/gather.h"
+#include "gtest/gtest.h"
+#include "layers/contract.h"
+#include "tests/fail_nth.h"
+#include "tests/leaves.h"
+#include "tests/meeting.h"
+
+namespace buse::testing {
+namespace {
+
+using Disjoint = BasicFull<16, Concurrency::kDisjoint>;
+
+}  // namespace
+}  // namespace buse::testing
+
+template struct buse::RangeLock<buse::testing::Full>;
+template struct buse::RangeLock<buse::testing::Disjoint>;
+
+namespace buse::testing {
+namespace {
+
+using DisjointWriter = BasicWriter<16, Concurrency::kDisjoint>;
+using DisjointBare = BasicBare<16, Concurrency::kDisjoint>;
+
+constexpr Capabilities kWithoutView = {true, true, true, true, true, true, false, false, true};
+
+static_assert(kCapabilities<RangeLock<Disjoint>> == kWithoutView, "what is lent is used without the lock");
+static_assert(kCapabilities<RangeLock<DisjointWriter>> == Capabilities{.write = true});
+static_assert(kCapabilities<RangeLock<DisjointBare>> == kNothing);
+static_assert(kCapabilities<RangeLock<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<RangeLock<Writer>> == Capabilities{.write = true});
+static_assert(kCapabilities<RangeLock<Bare>> == kNothing);
+static_assert(RangeLock<Disjoint>::kBlockSize == 16);
+static_assert(RangeLock<Disjoint>::kConcurrency == Concurrency::kParallel);
+static_assert(RangeLock<Full>::kConcurrency == Concurrency::kParallel);
+static_assert(sizeof(RangeLock<Full>::State) < sizeof(RangeLock<Disjoint>::State), "over kParallel there is no lock");
+
+template <class Stack>
+void ExpectEveryOperationArrives() {
+  Script script;
+  typename Stack::State state;
+  ASSERT_TRUE(Stack::Open({.below = {.size = 4096, .script = &script}}, state).ok());
+  std::array<std::byte, 16> bytes{};
+  EXPECT_EQ(Stack::Size(state), 4096u);
+  EXPECT_TRUE(Stack::Read(state, 16, bytes).ok());
+  EXPECT_TRUE(Stack::Write(state, 32, bytes).ok());
+  EXPECT_TRUE(Stack::WriteThrough(state, 48, bytes).ok());
+  EXPECT_TRUE(Stack::Flush(state).ok());
+  EXPECT_TRUE(Stack::Trim(state, {64, 16}).ok());
+  EXPECT_TRUE(Stack::WriteZeroes(state, {80, 32}).ok());
+  EXPECT_TRUE(Stack::Extents(state, {96, 48}, [](const Extent&) { return true; }).ok());
+  EXPECT_TRUE(Stack::Prefetch(state, {112, 64}).ok());
+  EXPECT_TRUE(Stack::Resize(state, 8192).ok());
+  EXPECT_EQ(Stack::Size(state), 8192u);
+  EXPECT_EQ(script.calls, (std::vector<Call>{{"Read", {16, 16}},
+                                             {"Write", {32, 16}},
+                                             {"WriteThrough", {48, 16}},
+                                             {"Flush", {}},
+                                             {"Trim", {64, 16}},
+                                             {"WriteZeroes", {80, 32}},
+                                             {"Extents", {96, 48}},
+                                             {"Prefetch", {112, 64}},
+                                             {"Resize", {0, 8192}}}));
+}
+
+TEST(RangeLockTest, EveryOperationArrivesBelowUnchanged) {
+  ExpectEveryOperationArrives<RangeLock<Disjoint>>();
+  ExpectEveryOperationArrives<RangeLock<Full>>();
+}
+
+TEST(RangeLockTest, AViewOverAParallelDeviceArrives) {
+  using Stack = RangeLock<Full>;
+  Stack::State state;
+  ASSERT_TRUE(Stack::Open({}, state).ok());
+  Gather gather;
+  EXPECT_TRUE(Stack::View(state, {12, 13}, gather).ok());
+  EXPECT_EQ(gather.bytes(), 13u);
+}
+
+using Stack = RangeLock<Attend<Disjoint>>;
+using Operate = std::function<void(Stack::State&)>;
+
+// Every operation that has a range, on [offset, offset + 32).
+std::vector<Operate> OperationsAt(uint64_t offset) {
+  return {
+      [=](Stack::State& state) {
+        std::array<std::byte, 32> bytes;
+        EXPECT_TRUE(Stack::Read(state, offset, bytes).ok());
+      },
+      [=](Stack::State& state) { EXPECT_TRUE(Stack::Write(state, offset, std::array<std::byte, 32>{}).ok()); },
+      [=](Stack::State& state) { EXPECT_TRUE(Stack::WriteThrough(state, offset, std::array<std::byte, 32>{}).ok()); },
+      [=](Stack::State& state) { EXPECT_TRUE(Stack::Trim(state, {offset, 32}).ok()); },
+      [=](Stack::State& state) { EXPECT_TRUE(Stack::WriteZeroes(state, {offset, 32}).ok()); },
+      [=](Stack::State& state) { EXPECT_TRUE(Stack::Extents(state, {offset, 32}, [](const Extent&) { return true; }).ok()); },
+      [=](Stack::State& state) { EXPECT_TRUE(Stack::Prefetch(state, {offset, 32}).ok()); },
+  };
+}
+const Operate kFlush = [](Stack::State& state) { EXPECT_TRUE(Stack::Flush(state).ok()); };
+const Operate kResize = [](Stack::State& state) { EXPECT_TRUE(Stack::Resize(state, 65536).ok()); };
+
+bool Meet(const Operate& first, const Operate& second, std::chrono::milliseconds patience) {
+  return MeetBelow<RangeLock, Disjoint>(patience, first, second);
+}
+
+TEST(RangeLockTest, WhatOverlapsDoesNotMeetBelow) {
+  const Operate read = OperationsAt(16)[0];
+  for (const Operate& operate : OperationsAt(32)) EXPECT_FALSE(Meet(read, operate, kAWhile));
+}
+
+TEST(RangeLockTest, WhatDoesNotOverlapMeetsBelow) {
+  const Operate write = OperationsAt(0)[1];
+  for (const Operate& operate : OperationsAt(32)) EXPECT_TRUE(Meet(write, operate, kUntilItComes));
+}
+
+TEST(RangeLockTest, AFlushRunsBesideAnythingButAResize) {
+  for (const Operate& operate : OperationsAt(0)) EXPECT_TRUE(Meet(kFlush, operate, kUntilItComes));
+  EXPECT_TRUE(Meet(kFlush, kFlush, kUntilItComes));
+  EXPECT_FALSE(Meet(kFlush, kResize, kAWhile));
+}
+
+TEST(RangeLockTest, AResizeRunsAlone) {
+  for (const Operate& operate : OperationsAt(4096)) EXPECT_FALSE(Meet(kResize, operate, kAWhile));
+  EXPECT_FALSE(Meet(kResize, kResize, kAWhile));
+}
+
+TEST(RangeLockTest, OverAParallelDeviceNothingWaits) {
+  const auto write = [](auto& state) {
+    EXPECT_TRUE(RangeLock<Attend<Full>>::Write(state, 0, std::array<std::byte, 32>{}).ok());
+  };
+  EXPECT_TRUE((MeetBelow<RangeLock, Full>(kUntilItComes, write, write)));
+}
+
+TEST(RangeLockTest, ManyThreadsKeepToWhatTheDeviceBelowBears) {
+  using Stack = RangeLock<Contract<Disjoint>>;  // which aborts when two calls meet that must not
+  auto state = std::make_unique<Stack::State>();
+  ASSERT_TRUE(Stack::Open({.below = {.below = {.size = 4096}}}, *state).ok());
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      std::array<std::byte, 64> bytes{};
+      for (uint64_t i = 0; i < 300; ++i) {
+        EXPECT_TRUE(Stack::Write(*state, (i * 3 + t) % 8 * 16, bytes).ok());
+        EXPECT_TRUE(Stack::Read(*state, (i * 5 + t) % 8 * 16, bytes).ok());
+        EXPECT_TRUE(Stack::Trim(*state, {16 * t, 128}).ok());
+        EXPECT_TRUE(Stack::Flush(*state).ok());
+        if (t == 0) EXPECT_TRUE(Stack::Resize(*state, 4096 + 16 * i).ok());
+        EXPECT_GE(Stack::Size(*state), 4096u);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(Stack::Size(*state), 4096u + 16 * 299);
+}
+
+TEST(RangeLockTest, EveryErrorBelowSurfacesAndLeavesTheRangeFree) {
+  using Stack = RangeLock<Disjoint>;
+  const auto configure = [](Script& script) { return Stack::Config{.below = {.size = 4096, .script = &script}}; };
+  std::array<std::byte, 16> bytes{};
+  EXPECT_EQ(FailNth<Stack>(configure, {16, 16}, [&](auto& state) { return Stack::Write(state, 16, bytes); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {16, 16}, [&](auto& state) { return Stack::WriteThrough(state, 16, bytes); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {16, 16}, [&](auto& state) { return Stack::Trim(state, {16, 16}); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {16, 16}, [&](auto& state) { return Stack::WriteZeroes(state, {16, 16}); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {}, [&](auto& state) { return Stack::Read(state, 16, bytes); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {}, [&](auto& state) { return Stack::Flush(state); }), 1);
+  EXPECT_EQ(FailNth<Stack>(configure, {4096, 4096}, [&](auto& state) { return Stack::Resize(state, 8192); }), 1);
+}
+
+}  // namespace
+}  // namespace buse::testing

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tests/model/model.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <thread>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "buse/gather.h"
+
+namespace buse::testing {
+namespace {
+
+// A region of an open device beside its model.
+class Model {
+ public:
+  // The region is aligned, and nobody else writes it. Takes what the device holds as given.
+  Model(Subject& subject, Range region, Choices& choices, std::vector<std::string>* log)
+      : subject_(subject), block_(subject.block_size), choices_(choices), log_(log), region_(region), bytes_(region.length) {}
+
+  // Before anything else.
+  std::string Start() { return Explain("first read", subject_.Read(region_.offset, bytes_)); }
+
+  // One random operation.
+  std::string Step();
+  std::string Flush() { return subject_.can_write ? Explain(Log("flush"), subject_.Flush()) : ""; }
+  // For a region that is the whole device.
+  std::string Resize();
+  std::string Resize(uint64_t size);
+  std::string Reopen();
+  // Everything.
+  std::string Compare();
+
+ private:
+  // Ranges of the model begin at 0.
+  Range OnDevice(Range range) const { return {region_.offset + range.offset, range.length}; }
+
+  std::string Log(std::string operation) {
+    if (log_ != nullptr) log_->push_back(operation);
+    return operation;
+  }
+  std::string Log(const char* operation, Range range) {
+    return Log(absl::StrCat(operation, " ", region_.offset + range.offset, "+", range.length));
+  }
+
+  static std::string Explain(const std::string& operation, const absl::Status& status) {
+    return status.ok() ? "" : absl::StrCat(operation, ": ", status.ToString());
+  }
+
+  std::string Differs(const std::string& operation, uint64_t offset, const std::byte* bytes, uint64_t length) const;
+  std::string Read(Range range);
+  std::string View(Range range);
+  std::string CheckView();
+  std::string CompareView(const std::string& name);
+  std::string Extents(Range range);
+  std::string Change(const char* operation, Range range, bool random, absl::FunctionRef<absl::Status(Range, ConstBytes)> apply);
+  void FillUniquely(Bytes bytes);
+  uint64_t PickEdge();
+  Range PickRange();
+
+  Subject& subject_;
+  const uint64_t block_;
+  Choices& choices_;
+  std::vector<std::string>* const log_;
+  Range region_;
+  std::vector<std::byte> bytes_;
+  std::unique_ptr<Gather> gather_ = std::make_unique<Gather>();
+  Range viewed_;  // what the gather holds; empty: nothing
+  uint64_t writes_ = 0;
+};
+
+std::string Model::Step() {
+  const Range range = PickRange();
+  const auto write = [&](Range at, ConstBytes in) { return subject_.Write(at.offset, in); };
+  const auto write_through = [&](Range at, ConstBytes in) { return subject_.WriteThrough(at.offset, in); };
+  const auto write_zeroes = [&](Range at, ConstBytes) { return subject_.WriteZeroes(at); };
+  const auto zero = [&](Range at, ConstBytes) { return subject_.Zero(at); };
+  switch (choices_.Below(subject_.can_write ? 16 : 7)) {
+    case 0:
+    case 1:
+    case 2:
+      return Read(range);
+    case 3:
+    case 4:
+      return View(range);
+    case 5:
+      return Extents(range);
+    case 6:
+      return Explain(Log("prefetch", range), subject_.Prefetch(OnDevice(range)));
+    case 7:
+      return Flush();
+    case 8:
+      return Change("write-through", range, true, write_through);
+    case 9:
+      return Change("write-zeroes", range, false, write_zeroes);
+    case 10:
+    case 11:
+      return Change("trim", range, false, zero);
+    default:
+      return Change("write", range, true, write);
+  }
+}
+
+std::string Model::Resize() {
+  const uint64_t blocks = bytes_.size() / block_;
+  return Resize((blocks / 2 + 1 + choices_.Below(blocks)) * block_);
+}
+
+std::string Model::Resize(uint64_t size) {
+  if (!subject_.can_resize) return "";
+  const std::string name = Log(absl::StrCat("resize ", size));
+  if (std::string failure = CheckView(); !failure.empty()) return failure;
+  const absl::Status status = subject_.Resize(size);
+  // What only run time can refuse.
+  if (status.code() != absl::StatusCode::kInvalidArgument) {
+    if (!status.ok()) return Explain(name, status);
+    bytes_.resize(size);
+  }
+  region_.length = subject_.Size();
+  return region_.length != bytes_.size() ? absl::StrCat(name, ": the size is ", region_.length) : "";
+}
+
+std::string Model::Reopen() {
+  if (std::string failure = CheckView(); !failure.empty()) return failure;
+  const std::string name = Log("reopen");
+  const absl::Status status = subject_.Open();
+  if (!status.ok()) return Explain(name, status);
+  return subject_.Size() != bytes_.size() ? absl::StrCat(name, ": the size is ", subject_.Size()) : "";
+}
+
+std::string Model::Compare() {
+  if (std::string failure = CheckView(); !failure.empty()) return failure;
+  return Read({0, bytes_.size()});
+}
+
+std::string Model::Differs(const std::string& operation, uint64_t offset, const std::byte* bytes, uint64_t length) const {
+  if (length == 0 || std::memcmp(bytes, bytes_.data() + offset, length) == 0) return "";
+  const uint64_t at = std::mismatch(bytes, bytes + length, bytes_.data() + offset).first - bytes;
+  return absl::StrFormat("%s: byte %d is 0x%02x, should be 0x%02x", operation, region_.offset + offset + at,
+                         std::to_integer<int>(bytes[at]), std::to_integer<int>(bytes_[offset + at]));
+}
+
+std::string Model::Read(Range range) {
+  const std::string name = Log("read", range);
+  // Every byte is wrong until it is read. A heap block of its own, so that a sanitizer sees what goes past it.
+  std::vector<std::byte> out(range.length);
+  std::transform(bytes_.begin() + range.offset, bytes_.begin() + range.end(), out.begin(), [](std::byte b) { return ~b; });
+  const absl::Status status = subject_.Read(OnDevice(range).offset, out);
+  return status.ok() ? Differs(name, range.offset, out.data(), out.size()) : Explain(name, status);
+}
+
+// What is lent stays, and stays right, while other ranges change.
+std::string Model::View(Range range) {
+  if (!subject_.can_view) return Read(range);
+  if (std::string failure = CheckView(); !failure.empty()) return failure;
+  const std::string name = Log("view", range);
+  gather_->AppendZeroes(1);  // a view of something else
+  const absl::Status status = subject_.View(OnDevice(range), *gather_);
+  if (!status.ok() || gather_->overflowed()) {
+    gather_->Release();
+    return Explain(name, status);
+  }
+  viewed_ = range;
+  return CompareView(name);
+}
+
+std::string Model::CheckView() {
+  if (viewed_.length == 0) return "";
+  std::string failure = CompareView("an earlier view");
+  gather_->Release();
+  viewed_ = {};
+  return failure;
+}
+
+std::string Model::CompareView(const std::string& name) {
+  if (gather_->bytes() != viewed_.length + 1) return absl::StrCat(name, ": appended ", gather_->bytes() - 1, " bytes");
+  uint64_t at = viewed_.offset;
+  for (const iovec& piece : gather_->pieces().subspan(1)) {
+    std::string failure = Differs(name, at, static_cast<const std::byte*>(piece.iov_base), piece.iov_len);
+    if (!failure.empty()) return failure;
+    at += piece.iov_len;
+  }
+  return "";
+}
+
+std::string Model::Extents(Range range) {
+  const std::string name = Log("extents", range);
+  const uint64_t wanted = choices_.Below(4) == 0 ? 1 : UINT64_MAX;
+  uint64_t count = 0;
+  uint64_t at = range.offset;
+  std::string failure;
+  const absl::Status status = subject_.Extents(OnDevice(range), [&](const Extent& extent) {
+    if (!failure.empty()) return false;
+    const uint64_t length = extent.range.length;
+    const std::string what = absl::StrCat(name, ": extent ", extent.range.offset, "+", length);
+    if (++count > wanted) {
+      failure = absl::StrCat(what, " after it was told to stop");
+    } else if (extent.range.offset != region_.offset + at) {
+      failure = absl::StrCat(what, " should begin at ", region_.offset + at);
+    } else if (length == 0 || length > range.end() - at || length % block_ != 0) {
+      failure = absl::StrCat(what, " is empty, not aligned or too long");
+    } else if (extent.kind != Extent::Kind::kData) {
+      failure = Differs(absl::StrCat(what, " says zeroes"), at, std::vector<std::byte>(length).data(), length);
+    }
+    at += length;
+    return failure.empty() && count < wanted;
+  });
+  if (!status.ok()) return Explain(name, status);
+  return failure.empty() && count == 0 ? absl::StrCat(name, ": there was no extent") : failure;
+}
+
+// Fills the range in the model, with zeroes unless `random`, and on the device.
+std::string Model::Change(const char* operation, Range range, bool random,
+                          absl::FunctionRef<absl::Status(Range, ConstBytes)> apply) {
+  if (viewed_.offset < range.end() && range.offset < viewed_.end()) {
+    if (std::string failure = CheckView(); !failure.empty()) return failure;
+  }
+  const std::string name = Log(operation, range);
+  std::vector<std::byte> in(range.length);
+  if (random && choices_.Below(8) != 0) FillUniquely(in);
+  std::copy(in.begin(), in.end(), bytes_.begin() + range.offset);
+  return Explain(name, apply(OnDevice(range), in));
+}
+
+// With bytes that tell where they belong and when they were written.
+void Model::FillUniquely(Bytes bytes) {
+  uint64_t state = ++writes_ << 32 ^ region_.offset;
+  for (size_t at = 0; at < bytes.size(); at += sizeof(state)) {
+    state = state * 6364136223846793005 + 1442695040888963407;
+    const uint64_t mixed = state ^ state >> 33;
+    std::memcpy(bytes.data() + at, &mixed, std::min(sizeof(mixed), bytes.size() - at));
+  }
+}
+
+// A block border from the region's begin to its end, near an edge more often than not.
+uint64_t Model::PickEdge() {
+  const uint64_t any = choices_.Below(bytes_.size());
+  uint64_t edge = any;
+  switch (choices_.Below(4)) {
+    case 0:
+      edge = 0;
+      break;
+    case 1:
+      edge = bytes_.size();
+      break;
+    case 2:
+      edge -= std::min(any, (region_.offset + any) % 4096);
+      break;
+    default:
+      break;
+  }
+  edge -= edge % block_;
+  const uint64_t shift = choices_.Below(4);
+  if (shift == 1 && edge > 0) edge -= block_;
+  if (shift == 2 && edge < bytes_.size()) edge += block_;
+  return edge;
+}
+
+Range Model::PickRange() {
+  const uint64_t offset = std::min(PickEdge(), bytes_.size() - block_);
+  uint64_t length = 0;
+  switch (choices_.Below(4)) {
+    case 0:
+      length = (1 + choices_.Below(8)) * block_;
+      break;
+    case 1:
+      length = choices_.Below(3 * 4096);
+      break;
+    case 2:
+      length = std::max(PickEdge(), offset) - offset;
+      break;
+    default:
+      break;
+  }
+  length = std::max(length - length % block_, block_);
+  return {offset, std::min(length, bytes_.size() - offset)};
+}
+
+}  // namespace
+
+std::string RunModel(Subject& subject, Choices& choices, uint64_t operations, std::vector<std::string>* log) {
+  if (absl::Status status = subject.Open(); !status.ok()) return absl::StrCat("open: ", status.ToString());
+  const uint64_t size = subject.Size();
+  Model model(subject, {0, size}, choices, log);
+  // The size first, which the configuration may name.
+  const auto settle = [&]() -> std::string {
+    std::string failure = subject.Size() != size ? model.Resize(size) : "";
+    if (failure.empty()) failure = model.Flush();
+    if (failure.empty()) failure = model.Compare();
+    if (failure.empty() && subject.persists) failure = model.Reopen();
+    return failure.empty() && subject.persists ? model.Compare() : failure;
+  };
+  std::string failure = model.Start();
+  for (uint64_t i = 0; i < operations && failure.empty(); ++i) {
+    const uint64_t choice = choices.Below(64);
+    failure = choice == 0 ? settle() : choice == 1 ? model.Resize() : model.Step();
+  }
+  return failure.empty() ? settle() : failure;
+}
+
+std::string RunSeed(MakeSubject make, uint64_t seed, uint64_t operations) {
+  const auto run = [&](uint64_t count, std::vector<std::string>* log) {
+    SeededChoices choices(seed);
+    return RunModel(*make(), choices, count, log);
+  };
+  if (run(operations, nullptr).empty()) return "";
+  uint64_t count = operations;
+  for (uint64_t least = 0; least < count;) {
+    const uint64_t middle = least + (count - least) / 2;
+    if (run(middle, nullptr).empty()) {
+      least = middle + 1;
+    } else {
+      count = middle;
+    }
+  }
+  std::vector<std::string> log;
+  const std::string failure = run(count, &log);
+  return absl::StrCat("seed ", seed, ", ", count, " operations: ", failure.empty() ? "failed, and not again" : failure,
+                      "\nThe operations: ", absl::StrJoin(log, ", "));
+}
+
+std::string RunThreads(Subject& subject, uint64_t seed, uint64_t operations, uint64_t threads) {
+  if (absl::Status status = subject.Open(); !status.ok()) return absl::StrCat("open: ", status.ToString());
+  const uint64_t length = subject.Size() / threads / subject.block_size * subject.block_size;
+  std::vector<std::string> failures(threads);
+  std::vector<std::thread> running;
+  for (uint64_t thread = 0; thread < threads; ++thread) {
+    running.emplace_back([&, thread] {
+      SeededChoices choices(seed * threads + thread);
+      Model model(subject, {thread * length, length}, choices, nullptr);
+      std::string failure = model.Start();
+      for (uint64_t i = 0; i < operations && failure.empty(); ++i) failure = model.Step();
+      failures[thread] = failure.empty() ? model.Compare() : failure;
+    });
+  }
+  for (std::thread& thread : running) thread.join();
+  for (const std::string& failure : failures) {
+    if (!failure.empty()) return absl::StrCat("seed ", seed, ", ", threads, " threads: ", failure);
+  }
+  return "";
+}
+
+}  // namespace buse::testing
