@@ -81,10 +81,9 @@ struct AttendHook {
 template <Device B>
 using Attend = Observer<AttendHook, B>;
 
-// Whether two calls on `Layer<Attend<Leaf>>` meet below the layer: `first(state)` and `second(state)`.
-template <template <class> class Layer, Device Leaf, class First, class Second>
+// Whether two calls, `first(state)` and `second(state)`, meet below the outermost layer of a Stack with Attend below it.
+template <Device Stack, class First, class Second>
 bool MeetBelow(std::chrono::milliseconds patience, First first, Second second) {
-  using Stack = Layer<Attend<Leaf>>;
   Meeting meeting(patience);
   auto state = std::make_unique<typename Stack::State>();
   typename Stack::Config config;

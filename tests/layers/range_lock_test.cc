@@ -5,6 +5,7 @@
 #include "layers/range_lock.h"
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -113,7 +114,7 @@ const Operate kFlush = [](Stack::State& state) { EXPECT_TRUE(Stack::Flush(state)
 const Operate kResize = [](Stack::State& state) { EXPECT_TRUE(Stack::Resize(state, 65536).ok()); };
 
 bool Meet(const Operate& first, const Operate& second, std::chrono::milliseconds patience) {
-  return MeetBelow<RangeLock, Disjoint>(patience, first, second);
+  return MeetBelow<Stack>(patience, first, second);
 }
 
 TEST(RangeLockTest, WhatOverlapsDoesNotMeetBelow) {
@@ -138,10 +139,11 @@ TEST(RangeLockTest, AResizeRunsAlone) {
 }
 
 TEST(RangeLockTest, OverAParallelDeviceNothingWaits) {
-  const auto write = [](auto& state) {
-    EXPECT_TRUE(RangeLock<Attend<Full>>::Write(state, 0, std::array<std::byte, 32>{}).ok());
+  using Stack = RangeLock<Attend<Full>>;
+  const auto write = [](Stack::State& state) {
+    EXPECT_TRUE(Stack::Write(state, 0, std::array<std::byte, 32>{}).ok());
   };
-  EXPECT_TRUE((MeetBelow<RangeLock, Full>(kUntilItComes, write, write)));
+  EXPECT_TRUE(MeetBelow<Stack>(kUntilItComes, write, write));
 }
 
 TEST(RangeLockTest, ManyThreadsKeepToWhatTheDeviceBelowBears) {

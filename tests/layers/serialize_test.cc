@@ -72,8 +72,8 @@ TEST(SerializeTest, EveryOperationArrivesBelowUnchanged) {
 }
 
 TEST(SerializeTest, NoTwoCallsMeetBelow) {
-  using State = Serialize<Attend<Serial>>::State;
   using Stack = Serialize<Attend<Serial>>;
+  using State = Stack::State;
   const std::vector<std::function<void(State&)>> calls = {
       [](State& state) {
         std::array<std::byte, 16> bytes;
@@ -90,7 +90,7 @@ TEST(SerializeTest, NoTwoCallsMeetBelow) {
   };
   for (size_t i = 0; i < calls.size(); ++i) {
     SCOPED_TRACE(i);
-    EXPECT_FALSE((MeetBelow<Serialize, Serial>(kAWhile, calls[i], calls[0])));
+    EXPECT_FALSE(MeetBelow<Stack>(kAWhile, calls[i], calls[0]));
   }
 }
 
