@@ -50,8 +50,8 @@ namespace buse {
 // The power of one device or, if they share it, of several.
 struct Power {
   bool on = true;
-  uint64_t changes = 0;           // that began: Write, WriteThrough, Trim, WriteZeroes, Flush
-  uint64_t cut_at = UINT64_MAX;   // the power goes during the change of this number, from 0
+  uint64_t changes = 0;          // that began: Write, WriteThrough, Trim, WriteZeroes, Flush
+  uint64_t cut_at = UINT64_MAX;  // the power goes during the change of this number, from 0
 };
 
 template <Device B>
@@ -104,8 +104,8 @@ struct PowerCut {
   static absl::Status Open(const Config& config, State& self) {
     if (absl::Status status = Below::Open(config.below, self.below); !status.ok()) return status;
     if (config.sector < 512 || (config.sector & (config.sector - 1)) != 0) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "power-cut: a sector of %d bytes is too small or no power of two: take 512 or 4096", config.sector));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("power-cut: a sector of %d bytes is too small or no power of two: take 512 or 4096", config.sector));
     }
     if (std::max(config.sector, kBlockSize) % std::min(config.sector, kBlockSize) != 0) {
       return absl::InvalidArgumentError(absl::StrFormat(

@@ -67,6 +67,7 @@ std::string Program(const char* variable) {
 }
 std::string Memdisk() { return Program("BUSE_MEMDISK"); }
 std::string Loopback() { return Program("BUSE_LOOPBACK"); }
+std::string Ramdisk() { return Program("BUSE_RAMDISK"); }
 
 // A child process whose output goes to a file. Ends with this object.
 class Process {
@@ -521,6 +522,27 @@ TEST_P(AttachedTest, RandomWritesAreVerified) {
       " --rw=randwrite --bsrange=512-1m --bs_unaligned=0 --blockalign=512 --direct=1 --ioengine=libaio --iodepth=16 --size=32M "
       "--verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64");
   ExpectCleanEnd();
+}
+
+// A C program in BUSE's style, some of whose callbacks fail (tests/c/ramdisk.c).
+TEST_F(KernelTest, AFailingCallbackFailsItsRequestAloneAndTheDeviceLivesOn) {
+  server_ = Serve({Ramdisk(), device_, "ftd"}, device_);
+  {
+    Direct device(device_);
+    EXPECT_EQ(device.size(), 32 * kMiB);
+    std::string found;
+    for (uint64_t block : {1, 2, 3}) {
+      EXPECT_EQ(device.Read(block * kPiece, found), EIO) << block;
+      EXPECT_EQ(device.Read(0, found), 0) << "after block " << block;
+    }
+    EXPECT_EQ(device.Write(4 * kPiece, 'x'), EIO) << "whatever a server says, the kernel makes it EIO";
+    EXPECT_EQ(device.Write(5 * kPiece, 'x'), 0);
+    EXPECT_TRUE(device.Holds(5 * kPiece, 'x'));
+  }
+  Expect("nbd-client -d " + device_);
+  EXPECT_EQ(server_->Wait(), kExitOk) << server_->output();
+  EXPECT_THAT(server_->output(), HasSubstr("disconnected after"));
+  EXPECT_TRUE(WaitUntil([&] { return IsFree(device_); }, seconds(5)));
 }
 
 TEST_F(KernelTest, WhatIsNoNbdDeviceIsRefused) {

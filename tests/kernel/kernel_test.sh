@@ -11,9 +11,10 @@ die() {
 }
 
 suite=$(readlink -e tests/kernel/suite)
-export BUSE_MEMDISK BUSE_LOOPBACK
+export BUSE_MEMDISK BUSE_LOOPBACK BUSE_RAMDISK
 BUSE_MEMDISK=$(readlink -e examples/memdisk)
 BUSE_LOOPBACK=$(readlink -e examples/loopback)
+BUSE_RAMDISK=$(readlink -e tests/c/ramdisk)
 export PATH=$PATH:/usr/sbin:/sbin
 # Bazel's report files are not writable in the guest; the log has it all.
 unset XML_OUTPUT_FILE GTEST_OUTPUT TEST_PREMATURE_EXIT_FILE TEST_WARNINGS_OUTPUT_FILE
@@ -26,6 +27,7 @@ case ${BUSE_TEST_KERNEL:-guest} in
     ;;
   guest)
     exec tests/kernel/guest -t 240 -w "${TEST_TMPDIR:-$PWD}" -r "$(dirname "$suite")" -r "$(dirname "$BUSE_MEMDISK")" \
+      -r "$(dirname "$BUSE_RAMDISK")" \
       "$suite" "$@"
     ;;
   *) die "BUSE_TEST_KERNEL=$BUSE_TEST_KERNEL: it is guest or host" ;;

@@ -159,7 +159,9 @@ TEST(RangeLockTest, ManyThreadsKeepToWhatTheDeviceBelowBears) {
         EXPECT_TRUE(Stack::Read(*state, (i * 5 + t) % 8 * 16, bytes).ok());
         EXPECT_TRUE(Stack::Trim(*state, {16 * t, 128}).ok());
         EXPECT_TRUE(Stack::Flush(*state).ok());
-        if (t == 0) EXPECT_TRUE(Stack::Resize(*state, 4096 + 16 * i).ok());
+        if (t == 0) {
+          EXPECT_TRUE(Stack::Resize(*state, 4096 + 16 * i).ok());
+        }
         EXPECT_GE(Stack::Size(*state), 4096u);
       }
     });

@@ -107,7 +107,9 @@ TEST(SerializeTest, ManyThreadsAreOneToTheDeviceBelow) {
         EXPECT_TRUE(Stack::Read(*state, 0, bytes).ok());
         EXPECT_TRUE(Stack::Trim(*state, {8, 100}).ok());
         EXPECT_TRUE(Stack::Flush(*state).ok());
-        if (t == 0) EXPECT_TRUE(Stack::Resize(*state, 4096 + i).ok());
+        if (t == 0) {
+          EXPECT_TRUE(Stack::Resize(*state, 4096 + i).ok());
+        }
         EXPECT_GE(Stack::Size(*state), 4096u);
       }
     });

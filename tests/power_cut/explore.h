@@ -8,22 +8,23 @@
 //   }
 //
 // A stack of several disks asks the rack for each; the power of all goes at once. A stack with a medium format says how to
-// make one with `.format`. CutDisk<4096> has blocks of 4096 bytes (and `rack.Disk<CutDisk<4096>>(size)`); it still tears them at
-// sectors of 512 unless told `rack.Disk<CutDisk<4096>>(size, 4096)`. CutDisk<1, false> has no WriteThrough, Trim and WriteZeroes.
+// make one with `.format`. CutDisk<4096> has blocks of 4096 bytes (and `rack.Disk<CutDisk<4096>>(size)`); it still tears them
+// at sectors of 512 unless told `rack.Disk<CutDisk<4096>>(size, 4096)`. CutDisk<1, false> has no WriteThrough, Trim and
+// WriteZeroes.
 //
 // What is done. Every sequence of one, two and three steps (writes that overlap, one across a sector's border, WriteThrough,
-// Trim, WriteZeroes, Flush; or `.steps`) runs on the stack, and the power goes at every moment there is: during each change that
-// reaches the disks, so also in the middle of a step, and after the last step. Then every legal state of the disks
-// (layers/volatile_cache.h) is made, and the stack opened again on it. Opening it may change the disks, as recovery does; then the
-// power also goes during each of these changes, and the stack is opened once more. Where there are more than
+// Trim, WriteZeroes, Flush; or `.steps`) runs on the stack, and the power goes at every moment there is: during each change
+// that reaches the disks, so also in the middle of a step, and after the last step. Then every legal state of the disks
+// (layers/volatile_cache.h) is made, and the stack opened again on it. Opening it may change the disks, as recovery does; then
+// the power also goes during each of these changes, and the stack is opened once more. Where there are more than
 // `states_per_cut` states, those are made in which only larger sectors tear, and 32 random ones. Random sequences of up to
 // `random_steps` steps follow, one for each seed: BUSE_TEST_SEEDS=N in the environment runs N of them.
 //
 // What must hold. Open succeeds. Each `unit` of the stack holds, whole, its last durable value or one written after that:
-// Flush makes all durable that was written before, WriteThrough its own range; Trim and WriteZeroes write zeroes. What was never
-// written is as it was. The stack can be written, flushed and read again. A unit of 512 bytes claims no more than that disks
-// write sectors whole; a stack that claims to write larger blocks whole says so with `.unit`, and one whose bytes do not lie in
-// sectors like those of the disk can only claim what both divide.
+// Flush makes all durable that was written before, WriteThrough its own range; Trim and WriteZeroes write zeroes. What was
+// never written is as it was. The stack can be written, flushed and read again. A unit of 512 bytes claims no more than that
+// disks write sectors whole; a stack that claims to write larger blocks whole says so with `.unit`, and one whose bytes do not
+// lie in sectors like those of the disk can only claim what both divide.
 //
 // A failure names the seed, the shortest history that still fails, when the power went, which sectors survived, and what is
 // wrong. All is deterministic.
@@ -62,7 +63,7 @@ namespace buse::testing {
 // Write, WriteThrough, Trim, WriteZeroes or Flush. What is written is different in each step.
 struct Step {
   Operation operation = Operation::kWrite;
-  Range range;
+  Range range = {};
 };
 
 template <Device Stack>
@@ -73,17 +74,21 @@ struct PowerCutTest {
   std::vector<Step> steps = {};  // absent: as said above
   int exhaustive_steps = 3;
   int random_steps = 12;
-  uint64_t states_per_cut = 512;
+  uint64_t states_per_cut = 256;
 };
 
 struct PowerCutReport {
   std::string failure;  // empty: none
+  // All short workloads, all moments, and all states or, in coarse cuts, those in which only larger sectors tear.
   uint64_t workloads = 0;
   uint64_t cuts = 0;
-  uint64_t coarse_cuts = 0;  // those with more than states_per_cut states
-  uint64_t enumerated = 0;   // states, each opened and read
-  uint64_t sampled = 0;      // states
-  uint64_t in_recovery = 0;  // states after a second cut while the first one was recovered from
+  uint64_t coarse_cuts = 0;
+  uint64_t enumerated = 0;  // states, each opened and read
+  // Random ones: states of coarse cuts, and all that a seed led to.
+  uint64_t random_workloads = 0;
+  uint64_t sampled = 0;
+  // States after a second cut, while the first was recovered from.
+  uint64_t in_recovery = 0;
 };
 
 inline uint64_t PowerCutSeeds() {
@@ -113,8 +118,8 @@ class PowerCutExplorer {
   // What a run of a workload left, apart from the disks.
   struct Run {
     Oracle oracle;
-    size_t begun = 0;                     // steps
-    bool finished = false;                // all of them, before the power went
+    size_t begun = 0;                           // steps
+    bool finished = false;                      // all of them, before the power went
     std::vector<uint64_t> changes_before = {};  // each step
     uint64_t changes = 0;
     std::string failure = {};
@@ -164,7 +169,8 @@ class PowerCutExplorer {
     }
     rack_.Settle();
     auto state = std::make_unique<State>();
-    if (absl::Status status = Stack::Open(Configure(kNever), *state); !status.ok()) return Explain("Open after a clean end", status);
+    if (absl::Status status = Stack::Open(Configure(kNever), *state); !status.ok())
+      return Explain("Open after a clean end", status);
     std::vector<std::byte> image;
     if (std::string failure = ReadAll(*state, image); !failure.empty()) return failure;
     rack_.Settle();
@@ -208,7 +214,8 @@ class PowerCutExplorer {
       const std::vector<std::byte> content =
           zeroes ? std::vector<std::byte>(step.range.length) : Pattern(run.begun, step.range);
       if (step.operation != Operation::kFlush) {
-        run.oracle.Write(step.range.offset, content, absl::StrCat(zeroes ? "the zeroes" : "what was written", " in step ", run.begun));
+        run.oracle.Write(step.range.offset, content,
+                         absl::StrCat(zeroes ? "the zeroes" : "what was written", " in step ", run.begun));
       }
       absl::Status status = Do(*state, step, content);
       if (!rack_.power().on) break;  // with or without an error: nobody got to see the answer
@@ -253,8 +260,8 @@ class PowerCutExplorer {
     return n;
   }
 
-  // One state: writes to the platters what survives, and says what that is.
-  std::string Survive(const std::vector<Doubts>& all, Choices& choices, bool biased) {
+  // One state: writes to the platters what survives.
+  void Survive(const std::vector<Doubts>& all, Choices& choices, bool biased) {
     // Mostly the old, mostly the new, or anything.
     const uint64_t bias = biased ? choices.Below(4) : 3;
     chosen_.clear();
@@ -267,7 +274,6 @@ class PowerCutExplorer {
         chosen_.push_back({i, doubt.range, chosen, doubt.values.size()});
       }
     }
-    return "";
   }
 
   std::string DescribeChosen() const {
@@ -285,7 +291,8 @@ class PowerCutExplorer {
 
   // Visits states of the disks as they are now, with the power off, until `visit` fails. Its argument: whether it is the first.
   template <class Visit>
-  std::string ForEachState(uint64_t limit, uint64_t samples, uint64_t seed, uint64_t& enumerated, uint64_t& sampled, Visit visit) {
+  std::string ForEachState(uint64_t limit, uint64_t samples, uint64_t seed, uint64_t& enumerated, uint64_t& sampled,
+                           Visit visit) {
     const Rack::Platters crashed = rack_.Save();
     uint64_t coarser = 1;
     const std::vector<Doubts> finest = DoubtsOfAll(1);
@@ -334,43 +341,41 @@ class PowerCutExplorer {
   }
 
   // Cuts the power again during each change that opening the stack makes.
-  std::string JudgeRecovery(const Oracle& oracle, const Rack::Platters& settled, uint64_t changes) {
+  std::string JudgeRecovery(const Oracle& oracle, uint64_t changes) {
     const std::vector<Chosen> first_cut = chosen_;
     for (uint64_t cut = 0; cut < changes; ++cut) {
-      rack_.Restore(settled);
+      rack_.Restore(settled_);
       {
         auto state = std::make_unique<State>();
         Stack::Open(Configure(cut), *state).IgnoreError();
       }
       rack_.power().on = false;
-      const std::string failure = ForEachState(16, 8, cut, report_.in_recovery, report_.in_recovery,
-                                               [&](bool) { return Judge(oracle, false); });
+      const std::string failure =
+          ForEachState(16, 8, cut, report_.in_recovery, report_.in_recovery, [&](bool) { return Judge(oracle, false); });
       if (failure.empty()) continue;
       const std::string second = DescribeChosen();
       chosen_ = first_cut;
-      return absl::StrCat("recovered, and the power went again during change ", cut, " of the recovery, leaving", second, "\n  then: ",
-                          failure);
+      return absl::StrCat("recovered, and the power went again during change ", cut + 1, " of the recovery, leaving", second,
+                          "\n  then: ", failure);
     }
     chosen_ = first_cut;
     return "";
   }
 
   // All that may follow when the power goes during change `cut_at` of the workload, or after the last step.
-  std::string JudgeCut(const Workload& workload, uint64_t cut_at, uint64_t limit, uint64_t samples, uint64_t seed) {
+  std::string JudgeCut(const Workload& workload, uint64_t cut_at, const Effort& effort) {
     const Run run = Execute(workload, cut_at);
     if (!run.failure.empty()) return absl::StrCat(Describe(workload, run), "\n  ", run.failure);
     ++report_.cuts;
     if (Combinations(DoubtsOfAll(1), limit) > limit) ++report_.coarse_cuts;
-    const std::string failure =
-        ForEachState(limit, samples, seed, report_.enumerated, report_.sampled, [&](bool first) {
-          Rack::Platters settled;
-          if (recovers_) settled = rack_.Save();
-          std::string failure = Judge(run.oracle, first);
-          if (!failure.empty() || recovery_changes_ == 0) return failure;
-          if (!std::exchange(recovers_, true)) return failure;  // from the next state on
-          return JudgeRecovery(run.oracle, settled, recovery_changes_);
-        });
-    return failure.empty() ? "" : absl::StrCat(Describe(workload, run), "\n  what survived:", DescribeChosen(), "\n  then: ", failure);
+    const std::string failure = ForEachState(limit, samples, seed, report_.enumerated, report_.sampled, [&](bool first) {
+      settled_ = rack_.Save();
+      std::string failure = Judge(run.oracle, first);
+      return failure.empty() ? JudgeRecovery(run.oracle, recovery_changes_) : failure;
+    });
+    return failure.empty()
+               ? ""
+               : absl::StrCat(Describe(workload, run), "\n  what survived:", DescribeChosen(), "\n  then: ", failure);
   }
 
   // ---- Workloads.
@@ -415,8 +420,9 @@ class PowerCutExplorer {
   }
 
   Step RandomStep(Choices& choices) const {
-    static constexpr Operation kOperations[] = {Operation::kWrite,        Operation::kWrite, Operation::kWrite, Operation::kFlush,
-                                                Operation::kWriteThrough, Operation::kTrim,  Operation::kWriteZeroes};
+    static constexpr Operation kOperations[] = {Operation::kWrite,      Operation::kWrite,        Operation::kWrite,
+                                                Operation::kFlush,      Operation::kWriteThrough, Operation::kTrim,
+                                                Operation::kWriteZeroes};
     if (choices.Below(3) == 0) return steps_[choices.Below(steps_.size())];
     Step step = {kOperations[choices.Below(std::size(kOperations))]};
     const uint64_t block = Stack::kBlockSize;
@@ -478,10 +484,8 @@ class PowerCutExplorer {
     }
     if (run.finished) return absl::StrCat(text, "\n  the power went after that");
     return absl::StrCat(text, "\n  the power went during step ", run.begun, ", in its change ",
-                        rack_cut_change(run), " of the disks");
+                        run.changes - run.changes_before.back(), " to the disks");
   }
-
-  static uint64_t rack_cut_change(const Run& run) { return run.changes - run.changes_before.back(); }
 
   struct Chosen {
     size_t disk;
@@ -496,10 +500,10 @@ class PowerCutExplorer {
   std::vector<std::byte> initial_;
   Workload steps_;
   PowerCutReport report_;
-  std::vector<Chosen> chosen_;        // of the last state
-  std::vector<std::byte> image_;      // of the last state
-  uint64_t recovery_changes_ = 0;     // of the last state
-  bool recovers_ = false;             // Open was seen to change the disks
+  std::vector<Chosen> chosen_;     // of the last state
+  Rack::Platters settled_;         // of the last state, before it was opened
+  std::vector<std::byte> image_;   // of the last state
+  uint64_t recovery_changes_ = 0;  // of the last state
 };
 
 template <Device Stack>
@@ -513,11 +517,12 @@ void ExpectSurvivesPowerCuts(const PowerCutTest<Stack>& test) {
   const auto start = std::chrono::steady_clock::now();
   const PowerCutReport report = ExplorePowerCuts(test);
   const auto elapsed = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
-  std::printf("%llu workloads, %llu power cuts (%llu coarse), states: %llu enumerated, %llu sampled, %llu in recovery; %lld ms\n",
-              static_cast<unsigned long long>(report.workloads), static_cast<unsigned long long>(report.cuts),
-              static_cast<unsigned long long>(report.coarse_cuts), static_cast<unsigned long long>(report.enumerated),
-              static_cast<unsigned long long>(report.sampled), static_cast<unsigned long long>(report.in_recovery),
-              static_cast<long long>(elapsed.count()));
+  std::printf(
+      "%llu workloads, %llu power cuts (%llu coarse), states: %llu enumerated, %llu sampled, %llu in recovery; %lld ms\n",
+      static_cast<unsigned long long>(report.workloads), static_cast<unsigned long long>(report.cuts),
+      static_cast<unsigned long long>(report.coarse_cuts), static_cast<unsigned long long>(report.enumerated),
+      static_cast<unsigned long long>(report.sampled), static_cast<unsigned long long>(report.in_recovery),
+      static_cast<long long>(elapsed.count()));
   EXPECT_TRUE(report.failure.empty()) << report.failure;
 }
 

@@ -104,7 +104,8 @@ class Oracle {
   }
 
   std::string CheckUntouched(ConstBytes image, Range range) const {
-    if (range.length == 0 || std::memcmp(image.data() + range.offset, initial_.data() + range.offset, range.length) == 0) return "";
+    if (range.length == 0 || std::memcmp(image.data() + range.offset, initial_.data() + range.offset, range.length) == 0)
+      return "";
     uint64_t at = range.offset;
     while (image[at] == initial_[at]) ++at;
     return absl::StrCat("byte ", at, " changed, which nobody wrote to");
@@ -119,7 +120,9 @@ class Oracle {
     } else if (std::all_of(actual.begin(), actual.end(), [](std::byte b) { return b == std::byte{0}; })) {
       holds = "zeroes";
     } else {
-      const auto made_of = [&](const Value& value) { return std::equal(actual.begin(), actual.begin() + 1, value.bytes.begin()); };
+      const auto made_of = [&](const Value& value) {
+        return std::equal(actual.begin(), actual.begin() + 1, value.bytes.begin());
+      };
       const auto first = std::find_if(unit.values.rbegin(), unit.values.rend(), made_of);
       if (first != unit.values.rend()) holds = absl::StrCat("a mixture that begins with ", first->what);
     }
