@@ -249,7 +249,8 @@ absl::StatusOr<Header> ReadHeader(Disk& disk, uint64_t sector) {
   const std::string where = absl::StrCat("the GPT header in sector ", sector, " of ", disk.sector_size(), " bytes");
   std::vector<std::byte> bytes(disk.sector_size());
   if (absl::Status status = disk.Read(sector, 0, bytes); !status.ok()) return status;
-  if (std::memcmp(bytes.data(), "EFI PART", 8) != 0) return absl::NotFoundError(absl::StrCat("partition: ", where, " is none"));
+  if (std::memcmp(bytes.data(), "EFI PART", 8) != 0)
+    return absl::NotFoundError(absl::StrCat("partition: ", where, " lacks its signature"));
   const uint64_t revision = Load(&bytes[8], 4);
   if (revision != kRevision) {
     return Damaged(where, " has revision ", absl::Hex(revision), ", and known is ", absl::Hex(kRevision));
@@ -335,6 +336,7 @@ struct Verdict {
 
 Verdict Judge(const Medium& medium, const Wanted& wanted, bool backup) {
   Verdict verdict = {{}, absl::NotFoundError("partition: the device is too small for a GPT")};
+  bool looked = false;
   for (const uint64_t sector_size : {512, 4096}) {
     if (wanted.sector_size != 0 && wanted.sector_size != sector_size) continue;
     Disk disk(medium, sector_size);
@@ -344,9 +346,10 @@ Verdict Judge(const Medium& medium, const Wanted& wanted, bool backup) {
       verdict.answer = Refused("there are two GPTs, of sectors of 512 and of 4096 bytes: choose with the option sector-size");
     } else if (found.ok()) {
       verdict.answer = Resolve(*found, disk, wanted.number);
-    } else if (verdict.damage.code() == absl::StatusCode::kNotFound) {
-      verdict.damage = found.status();
+    } else if (!looked || (absl::IsNotFound(verdict.damage) && !absl::IsNotFound(found.status()))) {
+      verdict.damage = found.status();  // what is wrong with a header says more than that there is none
     }
+    looked = true;
   }
   return verdict;
 }

@@ -7,15 +7,17 @@
 // Numbers are those of Linux: in a GPT the place of the entry, from 1; in an MBR the entries are 1 to 4, and the logical
 // partitions count from 5 in the order of their chain.
 // The table: sector 0 decides. Without the signature 55 AA there is none; with an entry of the type EE it is a GPT, else an
-// MBR. Of a GPT are checked the header (signature, revision, size, CRC-32, its own place, that of the other header, the usable
-// sectors) and the entries (number, size, place, CRC-32). Sectors of 512 and of 4096 bytes are told apart by where the GPT
-// lies. An MBR does not tell: its sectors have 512 bytes unless `sector_size` says otherwise. Concurrency: that of the device
-// below. Cost: one addition per request. Open reads at most 1024 entries of at most 4096 bytes, or a chain of 1024 sectors, in
-// pieces of 4096 bytes, and keeps 16 bytes of each until it returns. Failure: that of the device below. Open refuses a table
-// that is damaged, naming the damage, and a partition that does not exist, is the extended one, does not lie where the table
-// has room for partitions, overlaps another or the table, or is not aligned to the blocks below. Where the GPT at the start is
-// damaged but its backup in the last sector is sound, the message says so, and `use_backup` uses it. What is wrong with other
-// partitions is no concern of this one. Resize is absent: the table says where the partition ends.
+// MBR. Of a GPT are checked the header (signature, revision, size, CRC-32, its own place, the sectors for partitions) and the
+// entries (number, size, place, CRC-32). Sectors of 512 and of 4096 bytes are told apart by where the GPT lies; an MBR does
+// not tell: its sectors have 512 bytes unless `sector_size` says otherwise.
+// Concurrency: that of the device below.
+// Cost: one addition per request. Open reads each GPT that comes into question, at most 1024 entries of at most 4096 bytes, or
+// a chain of at most 1024 sectors, in pieces of 4096 bytes, and keeps 16 bytes of each entry until it returns.
+// Failure: that of the device below. Open refuses a table that is damaged, naming the damage, and a partition that does not
+// exist, is the extended one, does not lie where the table has room for partitions, overlaps another or the table, or is not
+// aligned to the blocks below. Where the GPT at the start is damaged but its backup in the last sector is sound, the message
+// says so, and `use_backup` uses it. What is wrong with other partitions is no concern of this one. Resize is absent: the
+// table says where the partition ends.
 //
 //   using Stack = buse::Partition<buse::FileBacked>;
 //   Stack::Config config{.partition = 2, .below = {.path = "disk.img"}};

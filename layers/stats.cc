@@ -15,7 +15,7 @@ namespace {
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
-// Three digits and a unit, at most `kUnits` times `step` apart.
+// Two digits or more and the largest unit that fits, each `step` times the one before.
 template <size_t kUnits>
 std::string Short(double value, double step, const std::array<const char*, kUnits>& units) {
   size_t unit = 0;

@@ -11,8 +11,9 @@
 // Concurrency: that of the legs.
 // Cost: a Read, Write, WriteThrough or View makes one call per chunk: one span of memory holds each leg's chunks with gaps
 // between, and a call takes no list of spans. So a chunk should be as large as requests are. Extents asks a leg again only
-// where it has passed what the leg said last. Memory: none. Failure: that of the legs. A request ends with the first error;
-// Flush reaches all legs and returns the first error. Open refuses a leg smaller than a chunk. A leg that is lost takes the
+// where it has passed what the leg said last. Memory: none.
+// Failure: that of the legs. A request ends with the first error; Flush reaches all legs and returns the first error. Open
+// refuses a leg smaller than a chunk, and legs that are larger together than 64 bits can count. A leg that is lost takes the
 // device with it. Nothing on the media says which legs belong together, in which order, or how large the chunks are.
 //
 //   using Stack = buse::Stripe<2, buse::FileBacked>;

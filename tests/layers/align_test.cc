@@ -25,6 +25,7 @@
 #include "layers/observer.h"
 #include "layers/operation.h"
 #include "tests/fail_nth.h"
+#include "tests/every_operation.h"
 #include "tests/leaves.h"
 
 template struct buse::Align<buse::testing::Full>;
@@ -62,30 +63,9 @@ TEST(AlignTest, WithNothingToConvertEveryOperationArrivesUnchanged) {
   Script script;
   Stack::State state;
   ASSERT_TRUE(Stack::Open({.below = {.size = 4096, .script = &script}}, state).ok());
-  std::array<std::byte, 16> bytes{};
-  Gather gather;
-  EXPECT_EQ(Stack::Size(state), 4096u);
-  EXPECT_TRUE(Stack::Read(state, 1, bytes).ok());
-  EXPECT_TRUE(Stack::Write(state, 2, bytes).ok());
-  EXPECT_TRUE(Stack::WriteThrough(state, 3, bytes).ok());
-  EXPECT_TRUE(Stack::Flush(state).ok());
-  EXPECT_TRUE(Stack::Trim(state, {4, 5}).ok());
-  EXPECT_TRUE(Stack::WriteZeroes(state, {6, 7}).ok());
-  EXPECT_TRUE(Stack::Extents(state, {8, 9}, [](const Extent&) { return true; }).ok());
-  EXPECT_TRUE(Stack::Prefetch(state, {10, 11}).ok());
-  EXPECT_TRUE(Stack::View(state, {12, 13}, gather).ok());
-  EXPECT_TRUE(Stack::Resize(state, 8191).ok());
+  CallEveryOperation<Stack>(state);
+  EXPECT_EQ(script.calls, kEveryCall);
   EXPECT_EQ(Stack::Backing(state, {14, 15})->offset, 14u);
-  EXPECT_EQ(script.calls, (std::vector<Call>{{"Read", {1, 16}},
-                                             {"Write", {2, 16}},
-                                             {"WriteThrough", {3, 16}},
-                                             {"Flush", {}},
-                                             {"Trim", {4, 5}},
-                                             {"WriteZeroes", {6, 7}},
-                                             {"Extents", {8, 9}},
-                                             {"Prefetch", {10, 11}},
-                                             {"View", {12, 13}},
-                                             {"Resize", {0, 8191}}}));
 }
 
 // Device and model side by side; contracts watch both sides of the layer.

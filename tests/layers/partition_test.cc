@@ -11,12 +11,9 @@
 #include <array>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
-#include <functional>
 #include <map>
 #include <optional>
 #include <random>
-#include <regex>
 #include <string>
 #include <vector>
 
@@ -97,25 +94,25 @@ struct Listed {
   std::map<int, Range> partitions;  // in sectors
 };
 
-// What the tool's own listing says, by a pattern for number, start and length.
-Listed List(const std::string& command, const std::string& pattern) {
+// What the tool's own listing says. `format` is scanf's, for number, start and length after the name of the image.
+Listed List(const std::string& command, const char* format) {
   const Result result = Shell(command);
   EXPECT_EQ(result.exit_code, 0) << command << ": " << result.output;
   Listed listed;
-  const std::regex line(pattern);
-  for (std::sregex_iterator match(result.output.begin(), result.output.end(), line), end; match != end; ++match) {
-    listed.partitions[std::stoi((*match)[1])] = {std::stoull((*match)[2]), std::stoull((*match)[3])};
+  for (size_t at = 0; (at = result.output.find(".img", at)) != std::string::npos; at += 4) {
+    int number = 0;
+    unsigned long start = 0;
+    unsigned long length = 0;
+    if (std::sscanf(result.output.c_str() + at, format, &number, &start, &length) == 3) {
+      listed.partitions[number] = {start, length};
+    }
   }
   EXPECT_FALSE(listed.partitions.empty()) << result.output;
   return listed;
 }
 
-Listed ListSfdisk(const std::string& path) {
-  return List("sfdisk -d " + path, "img([0-9]+) : start= *([0-9]+), size= *([0-9]+)");
-}
-Listed ListFdisk(const std::string& path) {
-  return List("fdisk -b 4096 -l -o Device,Start,Sectors " + path, "img([0-9]+) +([0-9]+) +([0-9]+)");
-}
+Listed ListSfdisk(const std::string& path) { return List("sfdisk -d " + path, ".img%d : start= %lu, size= %lu"); }
+Listed ListFdisk(const std::string& path) { return List("fdisk -b 4096 -l -o Device,Start,Sectors " + path, ".img%d %lu %lu"); }
 
 std::string NewImage(const std::string& name) {
   std::string path = ::testing::TempDir();
@@ -193,10 +190,10 @@ TEST(PartitionTest, AnMbrOfManyLogicalPartitionsIsRead) {
   for (const char* type : {"5", "f", "85"}) {
     const std::string path = NewImage("many");
     std::string script = std::string("label: dos\\nstart=2048,type=") + type + "\\n";
-    for (int i = 0; i < 40; ++i) script += "size=100\\n";
+    for (int i = 0; i < 30; ++i) script += "size=100\\n";
     RunTool("printf '" + script + "' | sfdisk -q " + path);
     const Listed listed = ListSfdisk(path);
-    EXPECT_EQ(listed.partitions.size(), 41u);
+    EXPECT_EQ(listed.partitions.size(), 31u);
     ExpectAsListed(path, listed, 512, 0, 1);
   }
 }
@@ -314,13 +311,13 @@ TEST(PartitionTest, AGptOfOurOwnIsSound) {
 }
 
 TEST(PartitionTest, EveryDamagedByteOfAGptHeaderIsNoticed) {
-  const Gpt gpt;
+  Gpt gpt;
   for (const bool use_backup : {false, true}) {
-    for (uint64_t at = 0; at < 92; ++at) {
+    for (uint64_t at = 512; at < 512 + 92; ++at) {
+      const std::byte right = gpt.image[at];
       for (int flip = 1; flip < 256; ++flip) {
-        Image image = gpt.image;
-        image[512 + at] ^= static_cast<std::byte>(flip);
-        const absl::StatusOr<Range> found = Find(image, {1, 512, use_backup});
+        gpt.image[at] = right ^ static_cast<std::byte>(flip);
+        const absl::StatusOr<Range> found = Find(gpt.image, {1, 512, use_backup});
         if (use_backup) {
           ASSERT_TRUE(found.ok()) << at << " " << flip << found.status();
         } else {
@@ -329,17 +326,18 @@ TEST(PartitionTest, EveryDamagedByteOfAGptHeaderIsNoticed) {
                     std::string::npos);
         }
       }
+      gpt.image[at] = right;
     }
   }
 }
 
 TEST(PartitionTest, EveryDamagedByteOfTheEntriesIsNoticed) {
-  const Gpt gpt;
-  for (uint64_t at = 0; at < 16 * 128; ++at) {
-    Image image = gpt.image;
-    image[1024 + at] ^= std::byte{0x10};
-    ExpectError(Find(image, 1), kDamaged, "the entries of the GPT from sector 2 of 512 bytes on have the CRC-32");
-    ExpectRange(Find(image, {1, 0, true}), {40 * 512, 10 * 512});
+  Gpt gpt;
+  for (uint64_t at = 1024; at < 1024 + 16 * 128; ++at) {
+    gpt.image[at] ^= std::byte{0x10};
+    ExpectError(Find(gpt.image, 1), kDamaged, "the entries of the GPT from sector 2 of 512 bytes on have the CRC-32");
+    ExpectRange(Find(gpt.image, {1, 0, true}), {40 * 512, 10 * 512});
+    gpt.image[at] ^= std::byte{0x10};
   }
 }
 
@@ -351,17 +349,17 @@ TEST(PartitionTest, TheBackupIsUsedOnlyWhereThePrimaryIsDamagedAndOnRequest) {
   ExpectRange(Find(gpt.image, {1, 0, false}), {40 * 512, 10 * 512});
   ExpectRange(Find(gpt.image, {1, 0, true}), {40 * 512, 10 * 512});
   gpt.image[512] = std::byte{0};
-  ExpectError(
-      Find(gpt.image, {1, 0, false}), kDamaged,
-      "the GPT header in sector 1 of 512 bytes is none; the backup at the end of the disk is sound: repair the disk with a "
-      "partitioning tool, or use the backup with the option use-backup");
+  ExpectError(Find(gpt.image, {1, 0, false}), kDamaged,
+              "the GPT header in sector 1 of 512 bytes lacks its signature; the backup at the end of the disk is sound: repair "
+              "the disk with a "
+              "partitioning tool, or use the backup with the option use-backup");
   ExpectRange(Find(gpt.image, {1, 0, true}), {40 * 512, 6 * 512});
   gpt.image[255 * 512 + 60] ^= std::byte{1};
   for (const bool use_backup : {false, true}) {
-    ExpectError(
-        Find(gpt.image, {1, 0, use_backup}), kDamaged,
-        "the GPT header in sector 1 of 512 bytes is none; the backup cannot be used either: the GPT header in sector 255 of "
-        "512 bytes has the CRC-32 ");
+    ExpectError(Find(gpt.image, {1, 0, use_backup}), kDamaged,
+                "the GPT header in sector 1 of 512 bytes lacks its signature; the backup cannot be used either: the GPT header "
+                "in sector 255 of "
+                "512 bytes has the CRC-32 ");
   }
 }
 
@@ -465,12 +463,17 @@ TEST(PartitionTest, OverlappingPartitionsAreRefusedAndOthersAreNot) {
 }
 
 TEST(PartitionTest, AGptOnADiskThatIsTooSmallIsRefused) {
-  for (const uint64_t sectors : {1, 2, 3, 4, 6, 250, 255}) {
+  for (const uint64_t sectors : {1, 2, 3, 4, 6, 100, 200}) {
     Image image = Gpt().image;
     image.resize(sectors * 512);
-    ExpectError(Find(image, {1, 0, true}), kDamaged,
-                sectors < 3 ? "the device is too small for a GPT" : "the GPT header in sector 1");
+    ExpectError(
+        Find(image, {1, 0, true}), kDamaged,
+        sectors < 3 ? "the device is too small for a GPT" : "says that sectors 40 to 200 are for partitions, on a disk of ");
   }
+  // What is missing is no part of this copy.
+  Image image = Gpt().image;
+  image.resize(201 * 512);
+  ExpectRange(Find(image, 2), {50 * 512, 151 * 512});
 }
 
 TEST(PartitionTest, AGptOnADiskThatHasGrownIsRead) {
@@ -620,7 +623,7 @@ TEST(PartitionTest, RandomTablesDoNoHarm) {
     }
   };
   int sound = 0;
-  constexpr int kRounds = 20000;
+  constexpr int kRounds = 10000;
   for (int round = 0; round < kRounds; ++round) {
     Gpt gpt;
     const bool is_gpt = round % 2 == 0;

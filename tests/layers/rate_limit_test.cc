@@ -43,7 +43,11 @@ const Operate kRead = [](auto& state) {
   std::array<std::byte, 512> bytes;
   return Stack::Read(state, 0, bytes);
 };
-const Operate kWrite = [](auto& state) { return Stack::Write(state, 0, std::array<std::byte, 512>{}); };
+// Disjoint for threads, which the leaf's plain memory requires.
+std::atomic<uint64_t> next_block = 0;
+const Operate kWrite = [](auto& state) {
+  return Stack::Write(state, next_block++ % 8 * 512, std::array<std::byte, 512>{});
+};
 
 struct Expected {
   const char* name;
@@ -94,7 +98,7 @@ struct Done {
   uint64_t count;
   double seconds;
 };
-Done Run(const Stack::Config& config, const Operate& operate, int threads) {
+Done Repeat(const Stack::Config& config, const Operate& operate, int threads) {
   Stack::State state;
   EXPECT_TRUE(Stack::Open(config, state).ok());
   const auto start = steady_clock::now();
@@ -102,7 +106,7 @@ Done Run(const Stack::Config& config, const Operate& operate, int threads) {
   std::vector<std::thread> running;
   for (int t = 0; t < threads; ++t) {
     running.emplace_back([&] {
-      while (steady_clock::now() - start < milliseconds(300)) {
+      while (steady_clock::now() - start < milliseconds(150)) {
         EXPECT_TRUE(operate(state).ok());
         ++count;
       }
@@ -112,22 +116,29 @@ Done Run(const Stack::Config& config, const Operate& operate, int threads) {
   return {count, duration<double>(steady_clock::now() - start).count()};
 }
 
+// How much faster four times the rate is.
+double RatioOfFourToOne(const Operate& operate, bool bandwidth, int threads) {
+  const auto run = [&](uint64_t rate) {
+    Stack::Config config = {.burst = 100, .below = {.size = 4096}};
+    (bandwidth ? config.read_bandwidth : config.read_iops) = bandwidth ? 512 * rate : rate;
+    (bandwidth ? config.write_bandwidth : config.write_iops) = bandwidth ? 512 * rate : rate;
+    const Done done = Repeat(config, operate, threads);
+    // The one bound that holds on any machine.
+    EXPECT_LE(done.count, rate * (done.seconds + 0.1) + 1);
+    return done.count / (done.seconds + 0.1);
+  };
+  return run(400) / run(100);
+}
+
 TEST(RateLimitTest, FourTimesTheRateIsFourTimesAsMuch) {
   for (const int threads : {1, 3}) {
     for (const bool bandwidth : {false, true}) {
       for (const Operate& operate : {kRead, kWrite}) {
-        const auto run = [&](uint64_t rate) {
-          Stack::Config config = {.burst = 100, .below = {.size = 4096}};
-          (bandwidth ? config.read_bandwidth : config.read_iops) = bandwidth ? 512 * rate : rate;
-          (bandwidth ? config.write_bandwidth : config.write_iops) = bandwidth ? 512 * rate : rate;
-          const Done done = Run(config, operate, threads);
-          // The one bound that holds on any machine.
-          EXPECT_LE(done.count, rate * (done.seconds + 0.1) + 1);
-          return done.count / (done.seconds + 0.1);
-        };
-        const double ratio = run(400) / run(100);
-        EXPECT_GT(ratio, 2);
-        EXPECT_LT(ratio, 8);
+        const auto nearly_four = [](double ratio) { return ratio > 3 && ratio < 5; };
+        double ratio = 0;
+        // A busy machine may do less than it is allowed to, but not always.
+        for (int i = 0; i < 10 && !nearly_four(ratio); ++i) ratio = RatioOfFourToOne(operate, bandwidth, threads);
+        EXPECT_TRUE(nearly_four(ratio)) << ratio;
       }
     }
   }
@@ -135,12 +146,12 @@ TEST(RateLimitTest, FourTimesTheRateIsFourTimesAsMuch) {
 
 TEST(RateLimitTest, TheDirectionsAndTheUnlimitedDoNotWaitForEachOther) {
   const Stack::Config config = {.read_iops = 10, .below = {.size = 4096}};
-  EXPECT_GT(Run(config, kWrite, 1).count, 10 * Run(config, kRead, 1).count);
+  EXPECT_GT(Repeat(config, kWrite, 1).count, 10 * Repeat(config, kRead, 1).count);
 }
 
 TEST(RateLimitTest, TheTighterLimitHolds) {
-  const uint64_t few = Run({.read_iops = 1000, .read_bandwidth = 51200, .below = {.size = 4096}}, kRead, 1).count;
-  const uint64_t as_few = Run({.read_iops = 100, .read_bandwidth = 512000, .below = {.size = 4096}}, kRead, 1).count;
+  const uint64_t few = Repeat({.read_iops = 1000, .read_bandwidth = 51200, .below = {.size = 4096}}, kRead, 1).count;
+  const uint64_t as_few = Repeat({.read_iops = 100, .read_bandwidth = 512000, .below = {.size = 4096}}, kRead, 1).count;
   EXPECT_LT(few, 4 * as_few);
   EXPECT_LT(as_few, 4 * few);
 }

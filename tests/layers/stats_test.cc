@@ -17,6 +17,7 @@
 #include "buse/gather.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "layers/delay.h"
 #include "layers/operation.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
@@ -133,12 +134,13 @@ TEST(StatsTest, WhatTookVeryLongHasTheMaximumAsItsQuantile) {
 }
 
 TEST(StatsTest, TheLatencyIsThatOfTheDeviceBelow) {
-  Script script;
-  Opened opened(script);
-  std::thread holder([&, lock = std::unique_lock(script.mutex)] { std::this_thread::sleep_for(std::chrono::milliseconds(30)); });
-  EXPECT_TRUE(Stack::Flush(*opened.state).ok());
-  holder.join();
-  EXPECT_GE(opened.Snapshot()[Operation::kFlush].max, std::chrono::milliseconds(1));
+  using Stack = Stats<Delay<Full>>;
+  auto state = std::make_unique<Stack::State>();
+  ASSERT_TRUE(Stack::Open({.below = {.flush = 20000, .below = {.size = 4096}}}, *state).ok());
+  EXPECT_TRUE(Stack::Flush(*state).ok());
+  const OperationStats stats = state->hook.Snapshot()[Operation::kFlush];
+  EXPECT_GE(stats.max, std::chrono::milliseconds(20));
+  EXPECT_EQ(stats.Quantile(0.5), stats.max);
 }
 
 TEST(StatsTest, NoCountIsLostAmongThreads) {

@@ -3,6 +3,7 @@
 #include "tests/model/model.h"
 
 #include <algorithm>
+#include <barrier>
 #include <cstddef>
 #include <cstring>
 #include <thread>
@@ -330,11 +331,13 @@ std::string RunThreads(Subject& subject, uint64_t seed, uint64_t operations, uin
   const uint64_t length = subject.Size() / threads / subject.block_size * subject.block_size;
   std::vector<std::string> failures(threads);
   std::vector<std::thread> running;
+  std::barrier begin(static_cast<ptrdiff_t>(threads));  // so that they meet
   for (uint64_t thread = 0; thread < threads; ++thread) {
     running.emplace_back([&, thread] {
       SeededChoices choices(seed * threads + thread);
       Model model(subject, {thread * length, length}, choices, nullptr);
       std::string failure = model.Start();
+      begin.arrive_and_wait();
       for (uint64_t i = 0; i < operations && failure.empty(); ++i) failure = model.Step();
       failures[thread] = failure.empty() ? model.Compare() : failure;
     });

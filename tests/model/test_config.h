@@ -13,15 +13,19 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "buse/device.h"
 #include "gtest/gtest.h"
 #include "layers/file_backed.h"
 #include "layers/log.h"
 #include "layers/memory.h"
 #include "layers/offset.h"
+#include "layers/verify.h"
 #include "tests/leaves.h"
 
 namespace buse::testing {
@@ -105,11 +109,30 @@ struct TestConfig<Log<B>> {
   }
 };
 
-// "offset_memory", and "leaf512" for a leaf with blocks.
+template <Device A, Device B>
+struct TestConfig<Verify<A, B>> {
+  static constexpr bool kPersists = TestConfig<A>::kPersists && TestConfig<B>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<A>::kSize;
+  static typename Verify<A, B>::Config Make(Media& media) {
+    return {.below = {TestConfig<A>::Make(media), TestConfig<B>::Make(media)}};
+  }
+};
+
+template <Device Stack>
+std::string StackName();
+
+template <class... Branch>
+std::string BranchNames(std::type_identity<std::tuple<Branch...>>) {
+  return absl::StrJoin({StackName<Branch>()...}, "_and_");
+}
+
+// "offset_memory", "verify_memory_and_file", and "leaf512" for a leaf with blocks.
 template <Device Stack>
 std::string StackName() {
   std::string name = Stack::Describe().name;
-  if constexpr (requires { typename Stack::Below; }) {
+  if constexpr (requires { std::tuple_size<typename Stack::Below>::value; }) {
+    return absl::StrCat(name, "_", BranchNames(std::type_identity<typename Stack::Below>()));
+  } else if constexpr (requires { typename Stack::Below; }) {
     return absl::StrCat(name, "_", StackName<typename Stack::Below>());
   } else {
     static constexpr const char* kConcurrencies[] = {"_serial", "_disjoint", ""};

@@ -91,6 +91,12 @@ struct PowerCutReport {
   uint64_t in_recovery = 0;
 };
 
+inline std::string ToString(const PowerCutReport& report) {
+  return absl::StrCat(report.workloads, " short workloads, ", report.cuts, " power cuts (", report.coarse_cuts, " coarse), ",
+                      report.enumerated, " states; ", report.random_workloads, " random workloads, ", report.sampled,
+                      " random states; ", report.in_recovery, " states in recovery");
+}
+
 inline uint64_t PowerCutSeeds() {
   const char* seeds = std::getenv("BUSE_TEST_SEEDS");
   return seeds != nullptr ? std::strtoull(seeds, nullptr, 10) : 50;
@@ -114,6 +120,15 @@ class PowerCutExplorer {
   using Doubts = std::vector<VolatileCache::Doubt>;
   using Workload = std::vector<Step>;
   static constexpr uint64_t kNever = UINT64_MAX;
+
+  // How many states are visited, and where they are counted.
+  struct Effort {
+    uint64_t limit;    // all if there are at most so many
+    uint64_t samples;  // otherwise so many random ones besides
+    uint64_t seed;
+    uint64_t& enumerated;
+    uint64_t& sampled;
+  };
 
   // What a run of a workload left, apart from the disks.
   struct Run {
@@ -291,13 +306,12 @@ class PowerCutExplorer {
 
   // Visits states of the disks as they are now, with the power off, until `visit` fails. Its argument: whether it is the first.
   template <class Visit>
-  std::string ForEachState(uint64_t limit, uint64_t samples, uint64_t seed, uint64_t& enumerated, uint64_t& sampled,
-                           Visit visit) {
+  std::string ForEachState(const Effort& effort, Visit visit) {
     const Rack::Platters crashed = rack_.Save();
     uint64_t coarser = 1;
     const std::vector<Doubts> finest = DoubtsOfAll(1);
     std::vector<Doubts> all = finest;
-    while (Combinations(all, limit) > limit && coarser < (1 << 20)) all = DoubtsOfAll(coarser *= 2);
+    while (Combinations(all, effort.limit) > effort.limit && coarser < (1 << 20)) all = DoubtsOfAll(coarser *= 2);
     bool first = true;
     const auto one = [&](const std::vector<Doubts>& doubts, Choices& choices, bool biased, uint64_t& counter) {
       rack_.Restore(crashed);
@@ -306,15 +320,15 @@ class PowerCutExplorer {
       return visit(std::exchange(first, false));
     };
     std::string failure;
-    if (Combinations(all, limit) <= limit) {
+    if (Combinations(all, effort.limit) <= effort.limit) {
       ExhaustiveChoices choices;
       do {
-        failure = one(all, choices, false, enumerated);
+        failure = one(all, choices, false, effort.enumerated);
       } while (failure.empty() && choices.Next());
     }
     if (coarser == 1) return failure;
-    SeededChoices choices(seed);
-    for (uint64_t i = 0; i < samples && failure.empty(); ++i) failure = one(finest, choices, true, sampled);
+    SeededChoices choices(effort.seed);
+    for (uint64_t i = 0; i < effort.samples && failure.empty(); ++i) failure = one(finest, choices, true, effort.sampled);
     return failure;
   }
 
@@ -350,8 +364,8 @@ class PowerCutExplorer {
         Stack::Open(Configure(cut), *state).IgnoreError();
       }
       rack_.power().on = false;
-      const std::string failure =
-          ForEachState(16, 8, cut, report_.in_recovery, report_.in_recovery, [&](bool) { return Judge(oracle, false); });
+      const Effort effort = {16, 8, cut, report_.in_recovery, report_.in_recovery};
+      const std::string failure = ForEachState(effort, [&](bool) { return Judge(oracle, false); });
       if (failure.empty()) continue;
       const std::string second = DescribeChosen();
       chosen_ = first_cut;
@@ -366,9 +380,8 @@ class PowerCutExplorer {
   std::string JudgeCut(const Workload& workload, uint64_t cut_at, const Effort& effort) {
     const Run run = Execute(workload, cut_at);
     if (!run.failure.empty()) return absl::StrCat(Describe(workload, run), "\n  ", run.failure);
-    ++report_.cuts;
-    if (Combinations(DoubtsOfAll(1), limit) > limit) ++report_.coarse_cuts;
-    const std::string failure = ForEachState(limit, samples, seed, report_.enumerated, report_.sampled, [&](bool first) {
+    coarse_ = Combinations(DoubtsOfAll(1), effort.limit) > effort.limit;
+    const std::string failure = ForEachState(effort, [&](bool first) {
       settled_ = rack_.Save();
       std::string failure = Judge(run.oracle, first);
       return failure.empty() ? JudgeRecovery(run.oracle, recovery_changes_) : failure;
@@ -411,8 +424,11 @@ class PowerCutExplorer {
         const Run run = Execute(workload, kNever);
         if (!run.failure.empty()) return absl::StrCat(Describe(workload, run), "\n  ", run.failure);
         for (uint64_t cut = run.changes_before.back(); cut <= run.changes; ++cut) {
-          const std::string failure = JudgeCut(workload, cut < run.changes ? cut : kNever, test_.states_per_cut, 32, cut);
+          const Effort effort = {test_.states_per_cut, 32, cut, report_.enumerated, report_.sampled};
+          const std::string failure = JudgeCut(workload, cut < run.changes ? cut : kNever, effort);
           if (!failure.empty()) return failure;
+          ++report_.cuts;
+          report_.coarse_cuts += coarse_;
         }
       } while (choices.Next());
     }
@@ -437,12 +453,13 @@ class PowerCutExplorer {
     SeededChoices choices(seed);
     Workload workload(4 + choices.Below(test_.random_steps - 3));
     for (Step& step : workload) step = RandomStep(choices);
-    ++report_.workloads;
+    ++report_.random_workloads;
     const Run run = Execute(workload, kNever);
     if (!run.failure.empty()) return absl::StrCat("seed ", seed, "\n", Describe(workload, run), "\n  ", run.failure);
     for (int i = 0; i < 4; ++i) {
       const uint64_t cut = choices.Below(run.changes + 1);
-      const std::string failure = JudgeCut(workload, cut < run.changes ? cut : kNever, 16, 16, seed + i);
+      const Effort effort = {16, 16, seed + i, report_.sampled, report_.sampled};
+      const std::string failure = JudgeCut(workload, cut < run.changes ? cut : kNever, effort);
       if (!failure.empty()) return absl::StrCat("seed ", seed, "\n", Shorten(workload, failure));
     }
     return "";
@@ -452,7 +469,9 @@ class PowerCutExplorer {
   std::string JudgeAllCuts(const Workload& workload) {
     const Run run = Execute(workload, kNever);
     for (uint64_t cut = 0; cut <= run.changes; ++cut) {
-      std::string failure = JudgeCut(workload, cut < run.changes ? cut : kNever, 128, 64, cut);
+      uint64_t uncounted = 0;
+      const Effort effort = {128, 64, cut, uncounted, uncounted};
+      std::string failure = JudgeCut(workload, cut < run.changes ? cut : kNever, effort);
       if (!failure.empty()) return failure;
     }
     return "";
@@ -460,7 +479,6 @@ class PowerCutExplorer {
 
   // Leaves out steps as long as it still fails.
   std::string Shorten(Workload workload, std::string failure) {
-    const PowerCutReport counted = report_;
     for (size_t i = workload.size(); i-- > 0 && workload.size() > 1;) {
       Workload shorter = workload;
       shorter.erase(shorter.begin() + i);
@@ -470,7 +488,6 @@ class PowerCutExplorer {
       failure = std::move(still);
       i = std::min(i, workload.size());
     }
-    report_ = counted;
     return failure;
   }
 
@@ -503,6 +520,7 @@ class PowerCutExplorer {
   std::vector<Chosen> chosen_;     // of the last state
   Rack::Platters settled_;         // of the last state, before it was opened
   std::vector<std::byte> image_;   // of the last state
+  bool coarse_ = false;            // the last cut
   uint64_t recovery_changes_ = 0;  // of the last state
 };
 
@@ -517,12 +535,7 @@ void ExpectSurvivesPowerCuts(const PowerCutTest<Stack>& test) {
   const auto start = std::chrono::steady_clock::now();
   const PowerCutReport report = ExplorePowerCuts(test);
   const auto elapsed = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
-  std::printf(
-      "%llu workloads, %llu power cuts (%llu coarse), states: %llu enumerated, %llu sampled, %llu in recovery; %lld ms\n",
-      static_cast<unsigned long long>(report.workloads), static_cast<unsigned long long>(report.cuts),
-      static_cast<unsigned long long>(report.coarse_cuts), static_cast<unsigned long long>(report.enumerated),
-      static_cast<unsigned long long>(report.sampled), static_cast<unsigned long long>(report.in_recovery),
-      static_cast<long long>(elapsed.count()));
+  std::printf("%s; %lld ms\n", ToString(report).c_str(), static_cast<long long>(elapsed.count()));
   EXPECT_TRUE(report.failure.empty()) << report.failure;
 }
 
