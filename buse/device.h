@@ -23,7 +23,7 @@
 //   Status Prefetch(State&, Range)       a hint: the range will be read soon
 //   Status View(State&, Range, Gather&)  OK: the bytes were appended in order; valid until the gather is released
 //   optional<FileRange> Backing(State&, Range)   the file in which these very bytes lie, if they do
-//   Status Resize(State&, uint64_t size) OK: Size is the new one; what was added reads as zeroes
+//   Status Resize(State&, uint64_t size) OK: Size is the new one; what was added reads as zeroes. kInvalidArgument: not that size
 //   bool Writable(const State&)          false: opened read-only. Absent: what the devices below say
 //   Describe()                           the layer's name, options and help: buse/description.h
 //
@@ -67,7 +67,7 @@ using ConstBytes = std::span<const std::byte>;
 enum class Concurrency {
   kSerial,    // one call at a time
   kDisjoint,  // calls whose ranges do not overlap, counted in blocks of this device's kBlockSize
-  kParallel,  // any calls; the outcome of overlapping ones is unspecified within the overlap
+  kParallel,  // any calls; the outcome of overlapping ones is unspecified within the overlap, and stable once they returned
 };
 
 // Bytes [offset, offset + length) of a device. Does not wrap.

@@ -20,7 +20,7 @@ namespace buse {
 // connection and not on a stack. Not thread-safe.
 //
 // When a piece does not fit, the gather is `overflowed` and ignores further pieces: the caller rewinds to its mark and reads
-// into a buffer of its own instead, so a View need not check.
+// into a buffer of its own instead, so a View need not check. A View that cannot lend these bytes at the moment calls Overflow.
 class Gather {
  public:
   // The most that one sendmsg takes (IOV_MAX).
@@ -40,10 +40,8 @@ class Gather {
   // Appends bytes that stay valid until Release, or until a Rewind past them. Empty pieces are dropped.
   void Append(ConstBytes piece) {
     if (piece.empty()) return;
-    if (pieces_used_ == kMaxPieces) {
-      overflowed_ = true;
-      return;
-    }
+    if (pieces_used_ == kMaxPieces) overflowed_ = true;
+    if (overflowed_) return;
     pieces_[pieces_used_++] = {const_cast<std::byte*>(piece.data()), piece.size()};
     bytes_ += piece.size();
   }
@@ -69,6 +67,9 @@ class Gather {
   }
 
   Mark mark() const { return {pieces_used_, releases_used_, bytes_}; }
+
+  // Has the caller read instead.
+  void Overflow() { overflowed_ = true; }
 
   // Drops what came after `mark`, and the overflow.
   void Rewind(const Mark& mark) {

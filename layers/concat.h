@@ -6,8 +6,9 @@
 // Guarantees: bytes lie in the branches in the order of the type, without gaps. A branch counts with its whole blocks of this
 // layer's kBlockSize, the least common multiple of theirs: bytes at its end that fill no such block are never touched.
 // Passes on: every permission that all branches have, and WriteThrough, WriteZeroes and Prefetch where one has them: for the
-// others they do what their absence means. A request that crosses a border becomes one call for each branch, in order; Backing
-// is there where the range lies in one branch. Resize is absent: no size says which branch is to change.
+// others they do what their absence means. A request that crosses a border becomes one call for each branch, in order. Backing
+// is there where the range lies in one branch. Extents are cut at borders, and where a branch with smaller blocks has extents
+// that end within a block of this layer, that block counts as data. Resize is absent: no size says which branch is to change.
 // Concurrency: the least of the branches.
 // Cost: a comparison per branch and request; no memory but 8 bytes per branch.
 // Failure: that of the branches. A request that crosses a border ends with the first error; Flush reaches all branches and
@@ -111,13 +112,20 @@ struct Concat {
   static absl::Status Extents(State& self, Range range, EmitExtent emit) requires(CanExtents<B>&&...) {
     bool more = true;
     uint64_t next = range.offset;
+    const auto pass_on = [&](uint64_t end, Extent::Kind kind) {
+      if (!more || end <= next) return;
+      more = emit({{next, end - next}, kind});
+      next = end;
+    };
     return Split(self, range, [&](auto branch, Range there, uint64_t done) {
       // What follows a prefix that a branch cut short would leave a gap.
       if (!more || next != range.offset + done) return absl::OkStatus();
       return At<branch>::Extents(std::get<branch>(self.below), there, [&](const Extent& extent) {
-        const Range here = {next, extent.range.length};
-        next = here.end();
-        more = emit({here, extent.kind});
+        const uint64_t end = range.offset + done + (extent.range.end() - there.offset);
+        const uint64_t whole = end / kBlockSize * kBlockSize;
+        pass_on(whole, extent.kind);
+        // A block that a branch with smaller blocks has in parts counts as data.
+        if (whole < end) pass_on(whole + kBlockSize, Extent::Kind::kData);
         return more;
       });
     });

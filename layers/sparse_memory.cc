@@ -188,7 +188,7 @@ void SparseMemory::View(Range range, Gather& gather) {
     } else if (run.window->mapping != nullptr) {
       gather.Append({run.window->mapping + at % kWindow, run.end - at});
     } else {
-      while (!gather.overflowed()) gather.AppendZeroes(1);
+      gather.Overflow();
     }
     at = run.end;
   }

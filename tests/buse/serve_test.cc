@@ -354,6 +354,9 @@ TEST(ServeTest, HostileClients) {
 }
 
 TEST(ServeTest, ClaimsCostNoMemory) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "ThreadSanitizer's own memory is most of what a thread takes";
+#endif
   Served served;
   ASSERT_TRUE(ServesWell(served.path));
   const long before = served.PeakMemoryKiB();
@@ -373,6 +376,9 @@ TEST(ServeTest, ConnectionsComeAndGoWithoutALeak) {
   const auto count = [&](const std::string& what) {
     return testing::Shell("ls /proc/" + std::to_string(served.program->pid()) + "/" + what + " | wc -l").output;
   };
+  // The first client may make the run time start what it needs once.
+  ASSERT_TRUE(ServesWell(served.path));
+  usleep(500000);
   const std::string fds = count("fd"), tasks = count("task");
   for (int i = 0; i < 200; ++i) ASSERT_TRUE(ServesWell(served.path));
   for (int tries = 0; tries < 100 && (count("fd") != fds || count("task") != tasks); ++tries) usleep(20000);

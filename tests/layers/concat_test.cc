@@ -192,6 +192,37 @@ TEST(ConcatTest, ExtentsThatABranchCutShortEndThere) {
   EXPECT_EQ(extents, (std::vector<Extent>{{{0, 10}, Extent::Kind::kHole}}));
 }
 
+TEST(ConcatTest, ABlockThatABranchHasInPartsCountsAsData) {
+  using Mixed = Concat<Full512, Full>;
+  using Kind = Extent::Kind;
+  Script script;
+  Mixed::State state;
+  ASSERT_TRUE(Mixed::Open({.below = {{.size = 512}, {.size = 5000, .script = &script}}}, state).ok());
+  const auto extents = [&](Range range) {
+    std::vector<Extent> extents;
+    EXPECT_TRUE(Mixed::Extents(state, range, [&](const Extent& extent) {
+                  extents.push_back(extent);
+                  return true;
+                }).ok());
+    return extents;
+  };
+  const Extent first = {{0, 512}, Kind::kHole};
+  EXPECT_EQ(extents({0, 5120}), (std::vector<Extent>{first, {{512, 4608}, Kind::kHole}}));
+  // Several parts in one block.
+  for (const uint64_t at : {1024, 1026, 1030}) script.medium[at] = std::byte{1};
+  EXPECT_EQ(extents({0, 5120}),
+            (std::vector<Extent>{first, {{512, 1024}, Kind::kHole}, {{1536, 512}, Kind::kData}, {{2048, 3072}, Kind::kHole}}));
+  // From within one block to within another.
+  std::fill_n(script.medium.begin() + 1000, 1000, std::byte{1});
+  EXPECT_EQ(extents({0, 5120}), (std::vector<Extent>{first,
+                                                     {{512, 512}, Kind::kHole},
+                                                     {{1024, 512}, Kind::kData},
+                                                     {{1536, 512}, Kind::kData},
+                                                     {{2048, 512}, Kind::kData},
+                                                     {{2560, 2560}, Kind::kHole}}));
+  EXPECT_EQ(extents({2048, 512}), (std::vector<Extent>{{{2048, 512}, Kind::kData}}));
+}
+
 TEST(ConcatTest, WhatABranchLacksIsDoneAsItsAbsenceMeans) {
   using Mixed = Concat<Full, Writer>;
   std::array<Script, 2> scripts;

@@ -83,7 +83,7 @@ using Concats = ::testing::Types<Watched<Memory>, Watched<Memory, Memory>, Watch
 INSTANTIATE_TYPED_TEST_SUITE_P(Concats, ModelTest, Concats, StackNames);
 
 using Stripes = ::testing::Types<WatchedStripe<Memory>, WatchedStripe<FileBacked>, WatchedStripe<Full, 64>,
-                                 WatchedStripe<Full512, 512>, WatchedStripe<Memory, 65536>>;
+                                 WatchedStripe<Full512, 512>, WatchedStripe<BasicFull<512, Concurrency::kDisjoint>, 1024>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Stripes, ModelTest, Stripes, StackNames);
 
 using Partitions = ::testing::Types<WatchedPartition<Memory>, WatchedPartition<FileBacked>, WatchedPartition<Full512>>;
