@@ -5,10 +5,12 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "buse/signals.h"
 
 namespace buse {
 
@@ -22,6 +24,7 @@ Clients::~Clients() {
 absl::Status Clients::Start(UniqueFd socket, std::function<void(int fd)> serve) {
   Client& client = clients_.emplace_back();
   client.socket = std::move(socket);
+  const SignalBlock block;
   try {
     client.thread = std::thread([this, &client, serve = std::move(serve)] {
       serve(client.socket.get());
@@ -45,6 +48,10 @@ void Clients::Reap() {
     client.thread.join();
     return true;
   });
+}
+
+bool Clients::AnyRuns() const {
+  return std::any_of(clients_.begin(), clients_.end(), [](const Client& client) { return !client.ended; });
 }
 
 void Clients::StopReceiving() {

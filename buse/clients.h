@@ -41,6 +41,8 @@ class Clients {
   void Disconnect();
 
   size_t count() const { return clients_.size(); }
+  // Whether any still serves.
+  bool AnyRuns() const;
 
  private:
   struct Client {

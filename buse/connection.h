@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "buse/buffers.h"
 #include "buse/device.h"
 #include "buse/gate.h"
@@ -27,6 +28,7 @@
 #include "buse/nbd.h"
 #include "buse/operations.h"
 #include "buse/status.h"
+#include "buse/transport.h"
 
 namespace buse {
 
@@ -35,17 +37,17 @@ template <Device Stack>
 struct Exported {
   typename Stack::State& device;
   nbd::Export about;
-  // Told of every request that the device failed, after the client got its error number. Called from any connection's thread.
+  // Told of every request that the device failed. Called from any connection's thread, which must not be made to wait.
   std::function<void(const char* command, Range, const absl::Status&)> on_failure = [](const char*, Range, const absl::Status&) {};
   Gate<Stack::kConcurrency, Stack::kBlockSize> gate = {};
 };
 
-// Serves one client. Used by one thread; many connections may share one Exported. After Create it allocates nothing in
-// transmission. Memory: Buffers, plus about 50 KiB.
-template <Device Stack, class Transport>
+// Serves one client. Used by one thread; many connections may share one Exported. Allocates nothing in transmission. Memory: Buffers,
+// plus about 50 KiB.
+template <Device Stack, Transport T>
 class Connection {
  public:
-  Connection(Exported<Stack>& exported, Transport transport, Buffers buffers)
+  Connection(Exported<Stack>& exported, T transport, Buffers buffers)
       : exported_(exported), transport_(transport), buffers_(std::move(buffers)) {}
 
   // Negotiates as a server. True: Transmit comes next. False: the client asked for the end.
@@ -69,7 +71,7 @@ class Connection {
     }
   }
 
-  // Serves requests until the client asks for the end or closes its side; then all replies have been sent.
+  // Serves requests until the client says that it disconnects, or just closes its side; then all replies have been sent.
   // Errors: kUnavailable when the connection broke, kInvalidArgument when the client broke the protocol.
   absl::Status Transmit() {
     for (;;) {
@@ -83,6 +85,9 @@ class Connection {
       if (done_) return absl::OkStatus();
     }
   }
+
+  // Whether the client said so.
+  bool said_disconnect() const { return said_disconnect_; }
 
  private:
   static constexpr size_t kMaxReplies = 512;
@@ -133,26 +138,38 @@ class Connection {
     begin_ += nbd::kRequestSize;
     if (request.type == nbd::kCmdWrite) return TakeWrite(request);
     if (request.type == nbd::kCmdDisc) {
-      done_ = true;
+      done_ = said_disconnect_ = true;
       return absl::OkStatus();
     }
     if (const nbd::Error error = nbd::CheckRequest(request, exported_.about); error != nbd::kOk) {
       Reply(request.cookie, error);
-    } else if (request.type == nbd::kCmdFlush) {
-      Conclude(request, "flush", Pass(request, [&] { return Flush(); }));
-    } else if (request.length == 0) {
+    } else if (request.length == 0 && request.type != nbd::kCmdFlush) {
       Reply(request.cookie, nbd::kOk);
     } else if (request.type == nbd::kCmdRead) {
       return Read(request);
-    } else if (request.type == nbd::kCmdTrim) {
-      Conclude(request, "trim", Pass(request, [&] { return Trim(request); }));
-    } else if (request.type == nbd::kCmdWriteZeroes) {
-      Conclude(request, "write zeroes", Pass(request, [&] { return WriteZeroes(request); }));
-    } else {
+    } else if (request.type == nbd::kCmdCache) {
       Conclude(request, "prefetch", Pass(request, [&] { return Prefetch<Stack>(exported_.device, RangeOf(request)); }));
+    } else {
+      return TakeSlowRequest(request);
     }
     return absl::OkStatus();
   }
+
+  // These may take long: what is finished does not wait for them, and views are given back before bytes are taken away.
+  absl::Status TakeSlowRequest(const nbd::Request& request) {
+    if (absl::Status status = SendReplies(); !status.ok()) return status;
+    if (request.type == nbd::kCmdFlush) {
+      Conclude(request, "flush", Pass(request, [&] { return Flush(); }));
+    } else if (request.type == nbd::kCmdTrim) {
+      Conclude(request, "trim", Pass(request, [&] { return Trim(request); }));
+    } else {
+      Conclude(request, "write zeroes", Pass(request, [&] { return WriteZeroes(request); }));
+    }
+    return absl::OkStatus();
+  }
+
+  // For what the announced flags rule out.
+  static absl::Status NotOffered() { return absl::UnimplementedError("the device has no such operation"); }
 
   static Range RangeOf(const nbd::Request& request) { return {request.offset, request.length}; }
 
@@ -163,7 +180,7 @@ class Connection {
 
   absl::Status Flush() {
     if constexpr (CanFlush<Stack>) return Stack::Flush(exported_.device);
-    return absl::OkStatus();  // not announced, so never reached
+    return NotOffered();
   }
 
   absl::Status FlushIfAsked(const nbd::Request& request, absl::Status status) {
@@ -172,7 +189,7 @@ class Connection {
 
   absl::Status Trim(const nbd::Request& request) {
     if constexpr (CanTrim<Stack>) return FlushIfAsked(request, Stack::Trim(exported_.device, RangeOf(request)));
-    return absl::OkStatus();  // not announced, so never reached
+    return NotOffered();
   }
 
   absl::Status WriteZeroes(const nbd::Request& request) {
@@ -181,13 +198,14 @@ class Connection {
       return FlushIfAsked(request, keep_space ? buse::WriteZeroes<Stack>(exported_.device, RangeOf(request))
                                               : buse::Zero<Stack>(exported_.device, RangeOf(request)));
     }
-    return absl::OkStatus();  // refused as read-only, so never reached
+    return NotOffered();
   }
 
   absl::Status TakeWrite(const nbd::Request& request) {
     if (request.length > nbd::kMaxPayload) {
       if (absl::Status status = SkipPayload(request.length); !status.ok() || done_) return status;
-      Reply(request.cookie, nbd::CheckRequest(request, exported_.about));
+      const nbd::Error error = nbd::CheckRequest(request, exported_.about);
+      Reply(request.cookie, error != nbd::kOk ? error : nbd::kEinval);
       return absl::OkStatus();
     }
     ConstBytes payload = received().first(std::min<size_t>(request.length, end_ - begin_));
@@ -199,17 +217,20 @@ class Connection {
       Reply(request.cookie, error);
       return absl::OkStatus();
     }
-    absl::Status status;
-    if constexpr (CanWrite<Stack>) {
-      if (!payload.empty()) {
-        status = Pass(request, [&] {
-          return (request.flags & nbd::kCmdFlagFua) != 0 ? WriteThrough<Stack>(exported_.device, request.offset, payload)
-                                                         : Stack::Write(exported_.device, request.offset, payload);
-        });
-      }
+    const bool durable = (request.flags & nbd::kCmdFlagFua) != 0;
+    if (durable) {
+      if (absl::Status status = SendReplies(); !status.ok()) return status;
     }
-    Conclude(request, "write", std::move(status));
+    Conclude(request, "write", payload.empty() ? absl::OkStatus() : Pass(request, [&] { return Write(request, payload, durable); }));
     return absl::OkStatus();
+  }
+
+  absl::Status Write(const nbd::Request& request, ConstBytes payload, bool durable) {
+    if constexpr (CanWrite<Stack>) {
+      return durable ? WriteThrough<Stack>(exported_.device, request.offset, payload)
+                     : Stack::Write(exported_.device, request.offset, payload);
+    }
+    return NotOffered();
   }
 
   // Completes a payload of which `payload` is the beginning, in the payload buffer.
@@ -256,7 +277,11 @@ class Connection {
       const Gather::Mark mark = gather_.mark();
       Reply(request.cookie, nbd::kOk);
       absl::Status status = Pass(request, [&] { return Stack::View(exported_.device, RangeOf(request), gather_); });
-      if (status.ok() && !gather_.overflowed()) return status;
+      const size_t lent = gather_.bytes() - mark.bytes - nbd::kSimpleReplySize;
+      if (status.ok() && lent == request.length) return status;
+      if (status.ok() && !gather_.overflowed()) {
+        status = absl::InternalError(absl::StrCat("a layer's View lent ", lent, " bytes in place of ", request.length));
+      }
       gather_.Rewind(mark);
       --headers_used_;
       if (!status.ok()) {
@@ -302,13 +327,14 @@ class Connection {
   }
 
   Exported<Stack>& exported_;
-  Transport transport_;
+  T transport_;
   Buffers buffers_;
   size_t begin_ = 0;  // of what was received and not yet parsed
   size_t end_ = 0;
   size_t payload_used_ = 0;
   size_t headers_used_ = 0;
   bool done_ = false;
+  bool said_disconnect_ = false;
   std::array<std::array<std::byte, nbd::kSimpleReplySize>, kMaxReplies> headers_;
   Gather gather_;
 };

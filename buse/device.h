@@ -21,7 +21,8 @@
 //   Status WriteZeroes(State&, Range)    OK: reads as zeroes; space stays allocated
 //   Status Extents(State&, Range, EmitExtent)   emits a non-empty prefix of the range, in order, without gaps
 //   Status Prefetch(State&, Range)       a hint: the range will be read soon
-//   Status View(State&, Range, Gather&)  OK: the bytes were appended in order; valid until the gather is released
+//   Status View(State&, Range, Gather&)  OK: the bytes were appended in order; valid until the gather is released, for which no
+//                                        View may wait
 //   optional<FileRange> Backing(State&, Range)   the file in which these very bytes lie, if they do
 //   Status Resize(State&, uint64_t size) OK: Size is the new one; what was added reads as zeroes. kInvalidArgument: not that size
 //   bool Writable(const State&)          false: opened read-only. Absent: what the devices below say

@@ -30,6 +30,7 @@ class Gather {
     size_t pieces = 0;
     size_t releases = 0;
     size_t bytes = 0;
+    bool overflowed = false;
   };
 
   Gather() = default;
@@ -66,12 +67,12 @@ class Gather {
     releases_[releases_used_++] = {release, argument};
   }
 
-  Mark mark() const { return {pieces_used_, releases_used_, bytes_}; }
+  Mark mark() const { return {pieces_used_, releases_used_, bytes_, overflowed_}; }
 
   // Has the caller read instead.
   void Overflow() { overflowed_ = true; }
 
-  // Drops what came after `mark`, and the overflow.
+  // Drops what came after `mark`.
   void Rewind(const Mark& mark) {
     while (releases_used_ > mark.releases) {
       const auto& [release, argument] = releases_[--releases_used_];
@@ -79,7 +80,7 @@ class Gather {
     }
     pieces_used_ = mark.pieces;
     bytes_ = mark.bytes;
-    overflowed_ = false;
+    overflowed_ = mark.overflowed;
   }
 
   void Release() { Rewind(Mark{}); }

@@ -170,7 +170,7 @@ Handshake::Outcome Handshake::TakeInfo(uint32_t option, absl::string_view data, 
     Put<uint16_t>(about, nbd::kInfoBlockSize);
     Put<uint32_t>(about, exported_.min_block);
     Put<uint32_t>(about, exported_.preferred_block);
-    Put<uint32_t>(about, exported_.max_payload);
+    Put<uint32_t>(about, nbd::kMaxPayload);
     PutReply(out, option, nbd::kRepInfo, about);
   }
   PutReply(out, option, nbd::kRepAck);

@@ -12,7 +12,6 @@
 #include <netlink/genl/genl.h>
 #include <netlink/netlink.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -38,6 +37,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "buse/signals.h"
 #include "buse/status.h"
 
 namespace buse {
@@ -227,22 +227,6 @@ void PutConnect(nl_msg* message, uint32_t index, const KernelAttachment::Options
 
 // ---- Detaching, of one's own attachment or of another's.
 
-// Threads that this file starts leave the process's signals to others.
-class BlockSignals {
- public:
-  BlockSignals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  BlockSignals(const BlockSignals&) = delete;
-  BlockSignals& operator=(const BlockSignals&) = delete;
-  ~BlockSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
-
 absl::Status WriteBack(const std::string& path) {
   absl::Status status;
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -274,10 +258,12 @@ struct Disconnected {
 };
 
 // Writing back runs on a thread of its own, so that a server that answers nothing can be given up: disconnecting ends it then.
-Disconnected WriteBackAndDisconnect(const std::string& path, const std::string& name, uint32_t index) {
+// `keep_waiting` knows better than the clock that the server is at work.
+Disconnected WriteBackAndDisconnect(const std::string& path, const std::string& name, uint32_t index,
+                                    const std::function<bool()>& keep_waiting) {
   std::future<absl::Status> write_back;
   {
-    const BlockSignals block;
+    const SignalBlock block;
     write_back = std::async(std::launch::async, WriteBack, path);
   }
   bool answering = true;
@@ -285,7 +271,7 @@ Disconnected WriteBackAndDisconnect(const std::string& path, const std::string& 
   for (auto last = steady_clock::now(); answering && write_back.wait_for(kPoll) != std::future_status::ready;) {
     const uint64_t now_completed = Completed(name);
     if (std::exchange(completed, now_completed) != now_completed) last = steady_clock::now();
-    answering = steady_clock::now() - last < kStallWait;
+    answering = steady_clock::now() - last < kStallWait || keep_waiting();
   }
   Disconnected result;
   if (answering) {
@@ -344,7 +330,7 @@ absl::StatusOr<bool> DisconnectKernelDevice(absl::string_view path) {
   if (absl::Status status = CheckPrivilege(path); !status.ok()) return status;
   if (IsFree(device->name)) return false;
   const std::string file(path);
-  const Disconnected result = WriteBackAndDisconnect(file, device->name, device->index);
+  const Disconnected result = WriteBackAndDisconnect(file, device->name, device->index, [] { return false; });
   if (!result.disconnected.ok()) return result.disconnected;
   if (absl::Status status = WaitUntilFree(file, device->name); !status.ok()) return status;
   return true;
@@ -403,7 +389,7 @@ absl::Status KernelAttachment::AttachByIoctl(const Options& options) {
       (timeout > 0 && ::ioctl(control_, NBD_SET_TIMEOUT, timeout) != 0)) {
     return failed(errno, "setting size, flags and timeout");
   }
-  const BlockSignals block;
+  const SignalBlock block;
   runner_ = std::thread([this] {
     if (::ioctl(control_, NBD_DO_IT) != 0) error_ = errno;
     ended_ = true;
@@ -439,14 +425,14 @@ void KernelAttachment::EndIoctl() {
   ::close(std::exchange(control_, -1));
 }
 
-absl::Status KernelAttachment::Detach() {
+absl::Status KernelAttachment::Detach(const std::function<bool()>& keep_waiting) {
   if (std::exchange(detached_, true)) return absl::OkStatus();
   Disconnected result;
   const bool connected = IsConnected();
   if (!connected) WaitUntil([&] { return !IsOurs() || ended_; }, kOthersWait);
   const bool ours = IsOurs();
   if (ours && connected) {
-    result = WriteBackAndDisconnect(path_, name_, index_);
+    result = WriteBackAndDisconnect(path_, name_, index_, keep_waiting);
   } else if (ours && !ended_) {
     result.disconnected = Disconnect(path_, index_);
   }

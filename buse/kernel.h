@@ -12,6 +12,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -63,11 +64,11 @@ class KernelAttachment {
   ~KernelAttachment();  // Detach, its status dropped
 
   // Writes back the page cache and what is mounted on the device, waits for what is in flight, disconnects, and waits until the
-  // device is free. If its connections were closed already, as by `nbd-client -d`, only what is left of that. Never waits
-  // without end: a server that answers nothing for ten seconds is given up. The second call does nothing.
+  // device is free. If its connections were closed already, as by `nbd-client -d`, only what is left of that. A server that
+  // answers nothing for ten seconds is given up, unless `keep_waiting` says that it is at work. The second call does nothing.
   //   kFailedPrecondition  detached, but still mounted or open, so not free yet
   //   any other            detached, but what was in the page cache could not be written back
-  absl::Status Detach();
+  absl::Status Detach(const std::function<bool()>& keep_waiting = [] { return false; });
 
  private:
   KernelAttachment(std::string path, std::vector<int> sockets) : path_(std::move(path)), sockets_(std::move(sockets)) {}

@@ -2,8 +2,10 @@
 
 #include "buse/listener.h"
 
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -29,6 +31,17 @@ sockaddr_un UnixAddress(const std::string& path) {
   return address;
 }
 
+// Keeps two servers from replacing the same dead one's socket. Whoever holds the lock for other ends is not waited for long.
+UniqueFd LockFolder(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  UniqueFd fd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (int tries = 0; fd.valid() && flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK && tries < 100; ++tries) {
+    usleep(10000);
+  }
+  return fd;
+}
+
 absl::Status RemoveIfStale(const std::string& path) {
   struct stat about;
   if (lstat(path.c_str(), &about) != 0) return absl::OkStatus();
@@ -37,11 +50,22 @@ absl::Status RemoveIfStale(const std::string& path) {
   }
   const sockaddr_un address = UnixAddress(path);
   UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | kSocketFlags, 0));
-  if (connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 || errno != ECONNREFUSED) {
+  if (!probe.valid()) return StatusFromErrno(errno, "making a socket");
+  const int error = connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
+  if (error == 0 || error == EAGAIN) {
     return absl::AlreadyExistsError(absl::StrCat("a server listens on ", path, " already: end it, or choose another path"));
   }
+  if (error != ECONNREFUSED) return StatusFromErrno(error, absl::StrCat("finding out whether a server listens on ", path));
   unlink(path.c_str());
   return absl::OkStatus();
+}
+
+// A name may have the same address twice, as with two lines in /etc/hosts.
+bool IsRepeated(const addrinfo* first, const addrinfo* one) {
+  for (const addrinfo* at = first; at != one; at = at->ai_next) {
+    if (at->ai_addrlen == one->ai_addrlen && std::memcmp(at->ai_addr, one->ai_addr, one->ai_addrlen) == 0) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -54,13 +78,16 @@ absl::StatusOr<Listener> Listener::Listen(const Target& target) {
 }
 
 Listener::Listener(Listener&& other) noexcept
-    : target_(std::move(other.target_)), fds_(std::move(other.fds_)), owns_path_(std::exchange(other.owns_path_, false)) {}
+    : target_(std::move(other.target_)), fds_(std::move(other.fds_)), inode_(std::exchange(other.inode_, 0)) {}
 
 Listener::~Listener() {
-  if (owns_path_) unlink(target_.path.c_str());
+  // Somebody else's socket may be there by now.
+  struct stat about;
+  if (inode_ != 0 && lstat(target_.path.c_str(), &about) == 0 && about.st_ino == inode_) unlink(target_.path.c_str());
 }
 
 absl::Status Listener::ListenUnix() {
+  const UniqueFd lock = LockFolder(target_.path);
   if (absl::Status status = RemoveIfStale(target_.path); !status.ok()) return status;
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | kSocketFlags, 0));
   const sockaddr_un address = UnixAddress(target_.path);
@@ -71,7 +98,8 @@ absl::Status Listener::ListenUnix() {
     if (error == EADDRINUSE) return absl::AlreadyExistsError(status.message());
     return status;
   }
-  owns_path_ = true;
+  struct stat about;
+  if (lstat(target_.path.c_str(), &about) == 0) inode_ = about.st_ino;
   if (listen(fd.get(), SOMAXCONN) != 0) return StatusFromErrno(errno, absl::StrCat("listening on ", target_.path));
   fds_.push_back(std::move(fd));
   return absl::OkStatus();
@@ -89,6 +117,7 @@ absl::Status Listener::ListenTcp() {
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, freeaddrinfo);
   absl::Status failure;
   for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
+    if (IsRepeated(found, at)) continue;
     UniqueFd fd(socket(at->ai_family, SOCK_STREAM | kSocketFlags, 0));
     const int on = 1;
     setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));

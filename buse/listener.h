@@ -5,6 +5,8 @@
 #ifndef BUSE_LISTENER_H_
 #define BUSE_LISTENER_H_
 
+#include <sys/types.h>
+
 #include <string>
 #include <vector>
 
@@ -39,7 +41,7 @@ class Listener {
 
   Target target_;
   std::vector<UniqueFd> fds_;
-  bool owns_path_ = false;
+  ino_t inode_ = 0;  // of the Unix socket
 };
 
 }  // namespace buse

@@ -153,7 +153,6 @@ struct Export {
   uint16_t flags = kFlagHasFlags;
   uint32_t min_block = 1;
   uint32_t preferred_block = 4096;
-  uint32_t max_payload = kMaxPayload;
 };
 
 // The error that a request earns before it reaches the device; kOk if it may go on.
@@ -191,7 +190,7 @@ inline Error CheckRequest(const Request& request, const Export& exported) {
   if (changes && announced(kFlagReadOnly)) return kEperm;
   if (request.type == kCmdTrim && !announced(kFlagSendTrim)) return kEinval;
   if (request.type == kCmdWriteZeroes && !announced(kFlagSendWriteZeroes)) return kEinval;
-  if (payload && request.length > exported.max_payload) return kEinval;
+  if (payload && request.length > kMaxPayload) return kEinval;
   if (request.offset > exported.size || request.length > exported.size - request.offset) return past_end;
   if (((request.offset | request.length) & (exported.min_block - 1)) != 0) return kEinval;
   return kOk;

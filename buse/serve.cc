@@ -2,12 +2,12 @@
 
 #include "buse/serve.h"
 
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -29,6 +29,7 @@
 #include "buse/io.h"
 #include "buse/kernel.h"
 #include "buse/listener.h"
+#include "buse/signals.h"
 #include "buse/size.h"
 #include "buse/status.h"
 #include "buse/target.h"
@@ -41,13 +42,6 @@ using std::chrono::steady_clock;
 // How long clients may take to read the answers that are on their way when the server ends.
 constexpr std::chrono::seconds kGrace(5);
 
-sigset_t TerminationSignals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&set, signal);
-  return set;
-}
-
 void Announce(const std::string& text) {
   std::fputs(text.c_str(), stdout);
   std::fflush(stdout);
@@ -57,13 +51,13 @@ enum class Event { kSignal, kClientEnded, kNewClient, kTimeout };
 
 class Loop {
  public:
-  Loop(const Service& service, const ServeOptions& options) : service_(service), options_(options) {
-    const sigset_t set = TerminationSignals();
-    signals_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  }
+  Loop(const Service& service, const ServeOptions& options) : service_(service), options_(options) {}
 
   absl::Status ServeSocket(const Target& target);
   absl::Status ServeKernel(const Target& target);
+
+  // Whether it got as far as serving.
+  bool served() const { return served_; }
 
  private:
   Event Wait(const std::vector<UniqueFd>* listening, int timeout_ms, int& ready_fd);
@@ -71,10 +65,13 @@ class Loop {
   absl::Status Drain();
   absl::Status StartKernelConnections(std::vector<int>& kernel_ends);
   std::string KernelHint(const std::string& device) const;
+  void LockMemory() const;
+  absl::Status Detach(KernelAttachment& attachment, const std::string& device);
 
   const Service& service_;
   const ServeOptions& options_;
-  UniqueFd signals_;
+  StopSignals signals_;
+  bool served_ = false;
   // Set when a kernel connection ended otherwise than by the kernel's word.
   std::atomic<bool> broken_ = false;
   // Last: its threads use the rest.
@@ -82,16 +79,13 @@ class Loop {
 };
 
 Event Loop::Wait(const std::vector<UniqueFd>* listening, int timeout_ms, int& ready_fd) {
-  std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0}, {clients_.ended_fd(), POLLIN, 0}};
+  std::vector<pollfd> fds = {{signals_.fd(), POLLIN, 0}, {clients_.ended_fd(), POLLIN, 0}};
   if (listening != nullptr) {
     for (const UniqueFd& fd : *listening) fds.push_back({fd.get(), POLLIN, 0});
   }
   while (poll(fds.data(), fds.size(), timeout_ms) < 0 && errno == EINTR) {
   }
-  if (fds[0].revents != 0) {
-    signalfd_siginfo info;
-    if (read(signals_.get(), &info, sizeof(info)) > 0) return Event::kSignal;
-  }
+  if (fds[0].revents != 0 && signals_.Take()) return Event::kSignal;
   if (fds[1].revents != 0) return Event::kClientEnded;
   for (size_t i = 2; i < fds.size(); ++i) {
     if (fds[i].revents == 0) continue;
@@ -105,27 +99,32 @@ void Loop::Accept(int listening_fd) {
   UniqueFd socket(accept4(listening_fd, nullptr, nullptr, SOCK_CLOEXEC));
   if (!socket.valid()) {
     if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
-      Say(service_.program, StatusFromErrno(errno, "accepting a client").message());
+      service_.log.Say(StatusFromErrno(errno, "accepting a client").message());
       std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the client stays in the queue
     }
     return;
   }
   const int on = 1;
-  setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // does nothing on a Unix socket
+  // These do nothing on a Unix socket. A client whose machine is gone must not hold its place for ever.
+  setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  setsockopt(socket.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
   absl::Status started = clients_.Start(std::move(socket), [this](int fd) {
     if (options_.verbose) Say(service_.program, absl::StrCat("client ", fd, " connected"));
     absl::Status status = service_.serve_client(fd);
-    if (options_.verbose || status.code() == absl::StatusCode::kInvalidArgument) {
+    if (options_.verbose) {
       Say(service_.program, absl::StrCat("client ", fd, " ended", status.ok() ? "" : ": ", status.message()));
+    } else if (!status.ok() && status.code() != absl::StatusCode::kUnavailable) {  // which is a connection that broke
+      service_.log.Say(absl::StrCat("client ", fd, " ended: ", status.message()));
     }
   });
-  if (!started.ok()) Say(service_.program, started.message());
+  if (!started.ok()) service_.log.Say(started.message());
 }
 
 absl::Status Loop::ServeSocket(const Target& target) {
   absl::StatusOr<Listener> listener = Listener::Listen(target);
   if (!listener.ok()) return listener.status();
   const std::string uri = listener->uri();
+  served_ = true;
   Announce(absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on ", uri, "\nTry:  nbdinfo '", uri,
                         "'\n      nbdcopy '", uri, "' copy.img\n      qemu-img info '", uri, "'\nEnd it with Ctrl-C.\n"));
   for (;;) {
@@ -180,6 +179,27 @@ std::string Loop::KernelHint(const std::string& device) const {
   return absl::StrCat("Try:  mkfs.ext4 ", device, " && mount ", device, " /mnt\n");
 }
 
+// What serves a device must not wait for memory that the kernel would free by writing to that device.
+void Loop::LockMemory() const {
+  if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0) return;
+  Say(service_.program, absl::StrCat(StatusFromErrno(errno, "locking memory").message(),
+                                     ": when memory is short, the device may hang; raise the limit with ulimit -l"));
+}
+
+absl::Status Loop::Detach(KernelAttachment& attachment, const std::string& device) {
+  const int before = signals_.count();
+  const auto start = steady_clock::now();
+  bool said = false;
+  return attachment.Detach([&] {
+    if (!clients_.AnyRuns() || signals_.count() > before) return false;
+    if (!said && steady_clock::now() - start > kGrace) {
+      said = true;
+      Say(service_.program, absl::StrCat(device, ": writing back what the kernel has cached; signal once more to give it up"));
+    }
+    return true;
+  });
+}
+
 absl::Status Loop::ServeKernel(const Target& target) {
   if (absl::Status status = CheckKernelDevice(target.path); !status.ok()) return status;
   KernelAttachment::Options attach = {.device = target.path,
@@ -198,6 +218,8 @@ absl::Status Loop::ServeKernel(const Target& target) {
   }
   absl::StatusOr<std::unique_ptr<KernelAttachment>> attachment = KernelAttachment::Attach(attach);
   if (!attachment.ok()) return attachment.status();
+  served_ = true;
+  LockMemory();
   Announce(absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on ", target.path, "\n",
                         KernelHint(target.path), "End it with Ctrl-C, or: nbd-client -d ", target.path, "\n"));
   // Until a signal, or until the kernel has ended every connection.
@@ -206,7 +228,7 @@ absl::Status Loop::ServeKernel(const Target& target) {
     if (Wait(nullptr, -1, ready_fd) == Event::kSignal) break;
     clients_.Reap();
   }
-  absl::Status detached = (*attachment)->Detach();
+  absl::Status detached = Detach(**attachment, target.path);
   if (detached.ok() && broken_) return absl::InternalError(absl::StrCat(target.path, " was lost before it was disconnected"));
   return detached;
 }
@@ -240,13 +262,16 @@ ExitCode ExitCodeFor(const absl::Status& status) {
   }
 }
 
-void HoldSignals() {
-  const sigset_t set = TerminationSignals();
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  signal(SIGPIPE, SIG_IGN);
+void Say(const std::string& program, absl::string_view message) {
+  std::string line = absl::StrCat(program, ": ", message);
+  // A pipe that polls as writable takes this much without waiting.
+  line.resize(std::min<size_t>(line.size(), PIPE_BUF - 1));
+  line += '\n';
+  pollfd ready = {STDERR_FILENO, POLLOUT, 0};
+  if (poll(&ready, 1, 0) != 1 || write(STDERR_FILENO, line.data(), line.size()) < 0) return;  // nobody reads
 }
 
-void FailureLog::Add(const char* command, Range range, const absl::Status& status) {
+void LimitedLog::Say(absl::string_view message) {
   int unsaid = 0;
   {
     std::lock_guard lock(mutex_);
@@ -258,13 +283,8 @@ void FailureLog::Add(const char* command, Range range, const absl::Status& statu
     }
     if (++lines_ > kLinesPerSecond) return;
   }
-  if (unsaid > 0) Say(program_, absl::StrCat(unsaid, " more requests failed"));
-  Say(program_, absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));
-}
-
-void Say(const std::string& program, absl::string_view message) {
-  const std::string line = absl::StrCat(program, ": ", message, "\n");
-  if (write(STDERR_FILENO, line.data(), line.size()) < 0) return;  // nobody is left to be told
+  if (unsaid > 0) buse::Say(program_, absl::StrCat(unsaid, " more lines like these"));
+  buse::Say(program_, message);
 }
 
 absl::Status Serve(Service& service, const ServeOptions& options) {
@@ -281,13 +301,18 @@ absl::Status Serve(Service& service, const ServeOptions& options) {
   }
   service.about.name = target.export_name;
   absl::Status status;
+  bool served = false;
   {
     Loop loop(service, options);
     status = target.kind == Target::Kind::kKernelDevice ? loop.ServeKernel(target) : loop.ServeSocket(target);
+    served = loop.served();
   }
+  if (!served) return status;
   // Even after trouble: what was written before it deserves to last.
   absl::Status flushed = service.flush();
-  return status.ok() ? flushed : status;
+  if (!flushed.ok()) return absl::InternalError(absl::StrCat("flushing the device at the end: ", flushed.ToString()));
+  if (status.ok() || status.code() == absl::StatusCode::kFailedPrecondition) return status;
+  return absl::InternalError(status.message());
 }
 
 Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
@@ -323,7 +348,7 @@ absl::Status Disconnect(const std::string& program, const std::string& device) {
   return absl::OkStatus();
 }
 
-int Conclude(const std::string& program, const absl::Status& status) {
+int ExitWith(const std::string& program, const absl::Status& status) {
   if (!status.ok()) Say(program, status.message());
   return ExitCodeFor(status);
 }

@@ -76,28 +76,15 @@ struct ServeOptions {
   }
 };
 
-// What serving needs to know of an open device.
-struct Service {
-  std::string program;  // begins every message
-  nbd::Export& about;   // Serve fills in the name that the target gives it
-  bool one_call_at_a_time = false;
-  // Serve one connected socket until its end. Called from a thread of its own, many at once.
-  std::function<absl::Status(int fd)> serve_client;  // negotiation, then requests
-  std::function<absl::Status(int fd)> serve_kernel;  // requests
-  // Makes durable what was written. Called when no connection is left.
-  std::function<absl::Status()> flush;
-};
+// Lines for an administrator, on standard error: "PROGRAM: MESSAGE", each in one write. Never waits for whoever reads them: a line
+// that does not fit is dropped. Thread-safe.
+void Say(const std::string& program, absl::string_view message);
 
-// Makes SIGINT, SIGTERM and SIGHUP wait for Serve, in this thread and in those it starts from now on, and has writing to a closed
-// pipe fail rather than kill. Before anything is opened.
-void HoldSignals();
-
-// Tells an administrator of requests that the device failed, without filling a disk with it: at most ten lines in a second, and
-// then how many there were besides. Thread-safe.
-class FailureLog {
+// The same for what a client or a bad medium can cause without end: at most ten lines in a second, then how many there were besides.
+class LimitedLog {
  public:
-  explicit FailureLog(std::string program) : program_(std::move(program)) {}
-  void Add(const char* command, Range range, const absl::Status& status);
+  explicit LimitedLog(std::string program) : program_(std::move(program)) {}
+  void Say(absl::string_view message);
 
  private:
   static constexpr int kLinesPerSecond = 10;
@@ -108,10 +95,24 @@ class FailureLog {
   int lines_ = 0;  // of this second
 };
 
+// What serving needs to know of an open device.
+struct Service {
+  std::string program;  // begins every message
+  nbd::Export& about;   // Serve fills in the name that the target gives it
+  LimitedLog& log;
+  bool one_call_at_a_time = false;
+  // Serve one connected socket until its end. Called from a thread of its own, many at once.
+  std::function<absl::Status(int fd)> serve_client;  // negotiation, then requests
+  std::function<absl::Status(int fd)> serve_kernel;  // requests; an end without the kernel's word is an error
+  // Makes durable what was written. Called when no connection is left.
+  std::function<absl::Status()> flush;
+};
+
 // Serves until a signal, or until the kernel device is disconnected: then requests in flight are finished, the device is flushed
 // and the target is free again. Prints where it serves, and what to type next, to standard output.
-// Errors: those of the target (kInvalidArgument, kNotFound, kAlreadyExists, kPermissionDenied) before anything is served; those of
-// the last flush.
+// SIGINT, SIGTERM and SIGHUP are its own meanwhile; a second one gives up what the first waits for.
+// Errors: those of the target (kInvalidArgument, kNotFound, kAlreadyExists, kPermissionDenied) before anything is served;
+// kFailedPrecondition where the kernel device is still mounted; kInternal for all that fails once it serves, the last flush too.
 absl::Status Serve(Service& service, const ServeOptions& options);
 
 // What --help says of the program that `layers` make.
@@ -121,11 +122,8 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers);
 absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv);
 absl::Status Disconnect(const std::string& program, const std::string& device);
 
-// "PROGRAM: MESSAGE" on standard error, in one write, so that the lines of several threads stay whole.
-void Say(const std::string& program, absl::string_view message);
-
 // Says what is wrong, if anything is. Returns the exit code.
-int Conclude(const std::string& program, const absl::Status& status);
+int ExitWith(const std::string& program, const absl::Status& status);
 
 }  // namespace buse
 

@@ -8,6 +8,7 @@
 #define BUSE_SERVER_H_
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -24,11 +25,18 @@
 #include "buse/nbd.h"
 #include "buse/options.h"
 #include "buse/serve.h"
+#include "buse/signals.h"
 #include "buse/size.h"
 #include "buse/transport.h"
 #include "layers/log.h"
 
 namespace buse {
+
+// How long a client may be silent while it negotiates.
+inline constexpr std::chrono::seconds kHandshakeWait(30);
+
+template <Device Stack>
+using SocketConnection = std::unique_ptr<Connection<Stack, SocketTransport>>;
 
 // What a server says of `disk`: all of it follows from the stack's type, its size and how it was opened.
 template <Device Stack>
@@ -43,31 +51,53 @@ nbd::Export ExportOf(const std::string& program, const Disk<Stack>& disk) {
           .preferred_block = std::max<uint32_t>(4096, Stack::kBlockSize)};
 }
 
-// Serves `disk` as `about` says until a signal ends it or its kernel device is disconnected; see buse::Serve, whose errors it
-// returns. The disk is used by many threads meanwhile, as its kConcurrency allows. HoldSignals comes before the disk is opened.
+// How a server may say less of a device than its type does.
+struct Narrowing {
+  uint16_t hidden_flags = 0;  // not to be announced
+  uint32_t min_block = 1;     // a power of two; the larger of this and the stack's is announced
+};
+
+// Serves `disk` until a signal ends it or its kernel device is disconnected; see buse::Serve, whose errors it returns. The disk is
+// used by many threads meanwhile, as its kConcurrency allows. A ServingProcess must live.
 template <Device Stack>
-absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options, const nbd::Export& about) {
-  Exported<Stack> exported = {.device = disk.state(), .about = about};
-  FailureLog failures(program);
-  exported.on_failure = [&failures](const char* command, Range range, const absl::Status& status) {
-    failures.Add(command, range, status);
+absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options, const Narrowing& narrowing = {}) {
+  Exported<Stack> exported = {.device = disk.state(), .about = ExportOf(program, disk)};
+  exported.about.flags &= ~narrowing.hidden_flags;
+  exported.about.min_block = std::max(exported.about.min_block, narrowing.min_block);
+  LimitedLog log(program);
+  exported.on_failure = [&log](const char* command, Range range, const absl::Status& status) {
+    log.Say(absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));
   };
-  const auto serve = [&exported](int fd, bool negotiate) -> absl::Status {
+  const auto make_connection = [&exported](SocketTransport transport) {
     absl::StatusOr<Buffers> buffers = Buffers::Create();
-    if (!buffers.ok()) return buffers.status();
-    using SocketConnection = Connection<Stack, SocketTransport>;
-    auto connection = std::make_unique<SocketConnection>(exported, SocketTransport(fd), *std::move(buffers));
-    if (negotiate) {
-      absl::StatusOr<bool> agreed = connection->Negotiate();
-      if (!agreed.ok() || !*agreed) return agreed.status();
-    }
-    return connection->Transmit();
+    // Not as a connection that broke: an administrator wants to know.
+    if (!buffers.ok()) return absl::StatusOr<SocketConnection<Stack>>(absl::InternalError(buffers.status().message()));
+    return absl::StatusOr<SocketConnection<Stack>>(
+        std::make_unique<Connection<Stack, SocketTransport>>(exported, transport, *std::move(buffers)));
+  };
+  const auto serve_client = [&make_connection](int fd) -> absl::Status {
+    SocketTransport transport(fd);
+    transport.LimitWaits(kHandshakeWait);
+    auto connection = make_connection(transport);
+    if (!connection.ok()) return connection.status();
+    absl::StatusOr<bool> agreed = (*connection)->Negotiate();
+    if (!agreed.ok() || !*agreed) return agreed.status();
+    transport.LimitWaits(std::chrono::seconds(0));
+    return (*connection)->Transmit();
+  };
+  const auto serve_kernel = [&make_connection](int fd) -> absl::Status {
+    auto connection = make_connection(SocketTransport(fd));
+    if (!connection.ok()) return connection.status();
+    absl::Status status = (*connection)->Transmit();
+    if (!status.ok() || (*connection)->said_disconnect()) return status;
+    return absl::UnavailableError("the kernel closed the connection without disconnecting");
   };
   Service service = {.program = program,
                      .about = exported.about,
+                     .log = log,
                      .one_call_at_a_time = Stack::kConcurrency == Concurrency::kSerial,
-                     .serve_client = [&serve](int fd) { return serve(fd, true); },
-                     .serve_kernel = [&serve](int fd) { return serve(fd, false); },
+                     .serve_client = serve_client,
+                     .serve_kernel = serve_kernel,
                      .flush = [&disk] {
                        if constexpr (CanWrite<Stack>) {
                          if (disk.writable()) return disk.Flush();
@@ -82,20 +112,20 @@ class Server {
  public:
   // The `main` of a program that serves one `Stack`: options, help, serving, signals. Returns the exit code (buse/serve.h).
   static int Main(int argc, char** argv) {
-    HoldSignals();
+    const ServingProcess process;
     typename Stack::Config config{};
     ServeOptions options;
     std::vector<LayerInfo> layers = DescribeStack<Stack>(config);
     layers.push_back(DescribeOptions(ServeOptions::Describe(), options));
     const Program program = ProgramOf(argv[0], layers);
     if (const absl::optional<std::string> device = DisconnectRequested(argc, argv)) {
-      return Conclude(program.name, Disconnect(program.name, *device));
+      return ExitWith(program.name, Disconnect(program.name, *device));
     }
     const absl::StatusOr<ParseResult> parsed = ParseCommandLine(argc, argv, program, layers);
-    if (!parsed.ok()) return Conclude(program.name, parsed.status());
+    if (!parsed.ok()) return ExitWith(program.name, parsed.status());
     if (*parsed == ParseResult::kHelp) return kExitOk;
     // Logging is a layer, so that it costs nothing when it is not asked for.
-    return Conclude(program.name, options.verbose ? OpenAndServe<Log<Stack>>(program.name, {.below = config}, options)
+    return ExitWith(program.name, options.verbose ? OpenAndServe<Log<Stack>>(program.name, {.below = config}, options)
                                               : OpenAndServe<Stack>(program.name, config, options));
   }
 
@@ -103,7 +133,7 @@ class Server {
   template <Device D>
   static absl::Status OpenAndServe(const std::string& program, const typename D::Config& config, const ServeOptions& options) {
     absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
-    return disk.ok() ? ServeDisk(program, *disk, options, ExportOf(program, *disk)) : disk.status();
+    return disk.ok() ? ServeDisk(program, *disk, options) : disk.status();
   }
 };
 

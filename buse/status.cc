@@ -2,6 +2,7 @@
 
 #include "buse/status.h"
 
+#include <cassert>
 #include <cerrno>
 #include <system_error>
 
@@ -12,8 +13,6 @@ namespace {
 
 absl::StatusCode CodeFromErrno(int error) {
   switch (error) {
-    case 0:
-      return absl::StatusCode::kOk;
     case EPERM:
     case EACCES:
     case EROFS:
@@ -40,6 +39,7 @@ absl::StatusCode CodeFromErrno(int error) {
 }  // namespace
 
 absl::Status StatusFromErrno(int error, absl::string_view what) {
+  assert(error != 0 && "a failure without an errno");
   return absl::Status(CodeFromErrno(error), absl::StrCat(what, ": ", std::generic_category().message(error)));
 }
 
@@ -50,15 +50,11 @@ uint32_t NbdErrorFromStatus(absl::StatusCode code) {
     case absl::StatusCode::kPermissionDenied:
       return 1;
     case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kUnimplemented:
       return 22;
     case absl::StatusCode::kResourceExhausted:
       return 28;
-    case absl::StatusCode::kUnavailable:
-      return 12;
-    case absl::StatusCode::kOutOfRange:
-      return 75;
-    case absl::StatusCode::kUnimplemented:
-      return 95;
     case absl::StatusCode::kCancelled:
       return 108;
     default:

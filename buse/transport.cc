@@ -3,6 +3,7 @@
 #include "buse/transport.h"
 
 #include <sys/socket.h>
+#include <sys/time.h>
 
 #include <cerrno>
 #include <cstring>
@@ -17,6 +18,12 @@ absl::Status Broken(const char* doing) {
 }
 
 }  // namespace
+
+void SocketTransport::LimitWaits(std::chrono::seconds limit) {
+  const timeval wait = {limit.count(), 0};
+  setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+  setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+}
 
 absl::StatusOr<size_t> SocketTransport::Receive(std::span<iovec> pieces) {
   msghdr message{};

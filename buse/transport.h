@@ -8,6 +8,8 @@
 
 #include <sys/uio.h>
 
+#include <chrono>
+#include <concepts>
 #include <cstddef>
 #include <span>
 
@@ -21,6 +23,9 @@ class SocketTransport {
  public:
   explicit SocketTransport(int fd) : fd_(fd) {}
 
+  // From now on, a receive or a send that waits longer counts as a broken connection. 0: never.
+  void LimitWaits(std::chrono::seconds limit);
+
   // Waits until there is something, and fills the pieces in order as far as it goes. 0: the client has closed its side.
   // Errors: kUnavailable when the connection broke.
   absl::StatusOr<size_t> Receive(std::span<iovec> pieces);
@@ -31,6 +36,13 @@ class SocketTransport {
  private:
   int fd_;
 };
+
+template <class T>
+concept Transport = std::copyable<T> && requires(T transport, std::span<iovec> pieces) {
+  { transport.Receive(pieces) } -> std::same_as<absl::StatusOr<size_t>>;
+  { transport.Send(pieces) } -> std::same_as<absl::Status>;
+};
+static_assert(Transport<SocketTransport>);
 
 }  // namespace buse
 

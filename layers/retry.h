@@ -10,7 +10,7 @@
 //                that once and drop the page: the second flush succeeds since nothing is left to write, and to repeat it here
 //                would turn lost data into success. Whoever wrote knows what to write again.
 //   WriteThrough the same, since it may contain a flush, whose error concerns earlier writes too.
-//   View         forgets the pieces of a failed attempt before the next; in a gather that has overflowed, there is none.
+//   View         forgets the pieces of a failed attempt before the next.
 //   Extents      is repeated while it has emitted nothing, since what was emitted cannot be taken back.
 //   Prefetch     is a hint and not repeated.
 // Concurrency: that of the device below. The pause passes in the thread that made the request, without a lock.
@@ -122,8 +122,6 @@ struct Retry {
   }
 
   static absl::Status View(State& self, Range range, Gather& gather) requires CanView<Below> {
-    // A rewind would also forget that earlier pieces are missing.
-    if (gather.overflowed()) return Below::View(self.below, range, gather);
     const Gather::Mark mark = gather.mark();
     const auto again = [&] {
       gather.Rewind(mark);

@@ -25,6 +25,8 @@ constexpr uint64_t kMagic = 0x006a736677736872;
 constexpr uint64_t kVersion = 1;
 constexpr size_t kHeader = 32;  // the four numbers of an entry
 constexpr uint64_t kZeroPiece = 16 << 20;
+// More than any request has; what a broken log may claim would otherwise be allocated.
+constexpr uint64_t kMaxData = uint64_t{1} << 30;
 constexpr char kResizeMark[] = "resize ";
 
 void PutU64(std::byte* to, uint64_t value) {
@@ -180,6 +182,7 @@ absl::StatusOr<std::optional<WriteLogEntry>> WriteLogReader::Next() {
   at_ += sector_;
   if ((entry.flags & kLogDiscard) == 0 && entry.range.length > 0) {
     if (entry.range.length > file_size_ - at_) return bad("has data that reaches past the end of the file");
+    if (entry.range.length > kMaxData) return bad("has more than 1 GiB of data");
     entry.data.resize(entry.range.length);
     if (absl::Status status = ReadFully(fd_.get(), at_, entry.data, path_); !status.ok()) return status;
     at_ += entry.range.length;

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-/* Callbacks are made one at a time. They return 0, or an errno value: plain, negative, or in network byte order. `userdata` is
+/* Callbacks are made one at a time, from threads of the server's own. They return 0, or an errno value: plain, negative, or in network byte order. `userdata` is
  * what buse_main was given. Lengths and offsets are in bytes and lie within the device. */
 struct buse_operations {
   /* Fills `buf`. Needed. */

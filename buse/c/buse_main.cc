@@ -16,6 +16,7 @@
 #include "buse/nbd.h"
 #include "buse/serve.h"
 #include "buse/server.h"
+#include "buse/signals.h"
 #include "buse/status.h"
 
 namespace buse {
@@ -72,38 +73,44 @@ absl::StatusOr<uint64_t> SizeOf(const buse_operations& operations) {
     return absl::InvalidArgumentError(
         absl::StrCat("buse_operations.blksize is ", block, ": give 512, 1024, 2048 or 4096, or 0 and the size in bytes"));
   }
-  if (operations.size != 0) return operations.size;
-  if (block == 0 || operations.size_blocks == 0) {
+  if (operations.size == 0 && (block == 0 || operations.size_blocks == 0)) {
     return absl::InvalidArgumentError("buse_operations has no size: set size, or both blksize and size_blocks");
   }
-  if (operations.size_blocks > std::numeric_limits<int64_t>::max() / block) {
-    return absl::InvalidArgumentError(absl::StrCat("buse_operations.size_blocks is ", operations.size_blocks, ": with blocks of ",
-                                                   block, " bytes that is over 2^63 bytes"));
+  constexpr uint64_t kMax = std::numeric_limits<int64_t>::max();
+  if (operations.size > kMax || (operations.size == 0 && operations.size_blocks > kMax / block)) {
+    return absl::InvalidArgumentError(absl::StrCat("buse_operations asks for over 2^63 bytes: size ", operations.size,
+                                                   ", size_blocks ", operations.size_blocks, ", blksize ", block));
   }
-  return operations.size_blocks * block;
+  const uint64_t size = operations.size != 0 ? operations.size : operations.size_blocks * block;
+  if (block != 0 && size % block != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("buse_operations.size is ", size, ": no multiple of blksize, ", block, ", so its end could not be reached"));
+  }
+  return size;
 }
 
-absl::Status ServeCallbacks(const std::string& program, const char* target, const buse_operations& operations, void* userdata) {
+absl::Status ServeCallbacks(const std::string& program, const char* target, const buse_operations* operations, void* userdata) {
+  if (operations == nullptr) return absl::InvalidArgumentError("bop is NULL: give the callbacks");
   if (target == nullptr) return absl::InvalidArgumentError("dev_file is NULL: give /dev/nbdN or an NBD URI");
-  absl::StatusOr<uint64_t> size = SizeOf(operations);
+  absl::StatusOr<uint64_t> size = SizeOf(*operations);
   if (!size.ok()) return size.status();
-  absl::StatusOr<Disk<Callbacks>> disk = Disk<Callbacks>::Open({&operations, userdata, *size});
+  absl::StatusOr<Disk<Callbacks>> disk = Disk<Callbacks>::Open({operations, userdata, *size});
   if (!disk.ok()) return disk.status();
-  nbd::Export about = ExportOf(program, *disk);
-  about.flags &= ~nbd::kFlagSendWriteZeroes;  // BUSE has no such callback, and its trim does not promise zeroes
-  if (operations.flush == nullptr) about.flags &= ~(nbd::kFlagSendFlush | nbd::kFlagSendFua);
-  if (operations.trim == nullptr) about.flags &= ~nbd::kFlagSendTrim;
-  if (operations.blksize != 0) about.min_block = operations.blksize;
-  return ServeDisk(program, *disk, {.target = target}, about);
+  // BUSE has no callback to write zeroes, and its trim does not promise them.
+  Narrowing narrowing = {.hidden_flags = nbd::kFlagSendWriteZeroes};
+  if (operations->flush == nullptr) narrowing.hidden_flags |= nbd::kFlagSendFlush | nbd::kFlagSendFua;
+  if (operations->trim == nullptr) narrowing.hidden_flags |= nbd::kFlagSendTrim;
+  if (operations->blksize != 0) narrowing.min_block = operations->blksize;
+  return ServeDisk(program, *disk, {.target = target}, narrowing);
 }
 
 }  // namespace
 }  // namespace buse
 
 extern "C" int buse_main(const char* dev_file, const struct buse_operations* bop, void* userdata) {
-  buse::HoldSignals();
+  const buse::ServingProcess process;
   const std::string program = program_invocation_short_name;
-  absl::Status status = buse::ServeCallbacks(program, dev_file, *bop, userdata);
-  if (bop->disc != nullptr) bop->disc(userdata);
-  return buse::Conclude(program, status);
+  absl::Status status = buse::ServeCallbacks(program, dev_file, bop, userdata);
+  if (bop != nullptr && bop->disc != nullptr) bop->disc(userdata);
+  return buse::ExitWith(program, status);
 }

@@ -59,7 +59,7 @@ class Server {
   std::string Serve(const std::string& in, size_t chunk = SIZE_MAX) {
     Exported<Stack> exported = {.device = state_,
                                 .about = {.size = Stack::Size(state_),
-                                          .flags = nbd::TransmissionFlags<Stack>(),
+                                          .flags = static_cast<uint16_t>(nbd::TransmissionFlags<Stack>() | extra_flags),
                                           .min_block = static_cast<uint32_t>(Stack::kBlockSize)}};
     exported.on_failure = [&](const char* command, Range range, const absl::Status& why) {
       failures.push_back(std::string(command) + " " + std::to_string(range.offset) + " " + std::string(why.message()));
@@ -75,6 +75,7 @@ class Server {
   Bytestream stream;
   absl::Status status;
   std::vector<std::string> failures;
+  uint16_t extra_flags = 0;
 
  private:
   typename Stack::State state_;
@@ -216,8 +217,8 @@ TEST(ConnectionTest, AFailedReadSendsNoPayloadAndTheNextRequestIsServed) {
 TEST(ConnectionTest, EveryFailureOfTheDeviceBecomesItsError) {
   const std::pair<absl::Status, uint32_t> table[] = {
       {absl::InternalError("x"), 5},           {absl::DataLossError("x"), 5},      {absl::PermissionDeniedError("x"), 1},
-      {absl::ResourceExhaustedError("x"), 28}, {absl::UnavailableError("x"), 12},  {absl::InvalidArgumentError("x"), 22},
-      {absl::UnimplementedError("x"), 95},     {absl::CancelledError("x"), 108},   {absl::UnknownError("x"), 5},
+      {absl::ResourceExhaustedError("x"), 28}, {absl::UnavailableError("x"), 5},   {absl::InvalidArgumentError("x"), 22},
+      {absl::UnimplementedError("x"), 22}, {absl::OutOfRangeError("x"), 22},     {absl::CancelledError("x"), 108},   {absl::UnknownError("x"), 5},
   };
   for (const auto& [error, number] : table) {
     for (const std::string& request : {Request(0, kRead, 1, 0, 1), Request(0, kWrite, 1, 0, 1) + "x", Request(0, kFlush, 1, 0, 0),
@@ -283,6 +284,34 @@ TEST(ConnectionTest, RequestsMustBeAlignedToTheAnnouncedBlock) {
                          Request(0, kRead, 4, 512, 512)),
             SimpleReply(kEinval, 1) + SimpleReply(kEinval, 2) + SimpleReply(kEinval, 3) + SimpleReply(0, 4, std::string(512, '\0')));
   EXPECT_EQ(server.script.calls, (std::vector<Call>{{"View", {512, 512}}}));
+}
+
+// A layer's mistake must not put the stream out of step.
+struct ShortView : Full {
+  static absl::Status View(State& self, Range range, Gather& gather) {
+    return Full::View(self, {range.offset, range.length - 1}, gather);
+  }
+};
+
+TEST(ConnectionTest, AViewOfTheWrongLengthIsAnErrorOfThatRequestAlone) {
+  Server<ShortView> server;
+  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 0, 512) + Request(0, kFlush, 2, 0, 0)), SimpleReply(kEio, 1) + SimpleReply(0, 2));
+}
+
+TEST(ConnectionTest, WhatIsFinishedDoesNotWaitForWhatMayTakeLong) {
+  for (const std::string& slow : {Request(0, kFlush, 2, 0, 0), Request(0, kTrim, 2, 0, 512), Request(0, kWriteZeroes, 2, 0, 512),
+                                  Request(kFua, kWrite, 2, 0, 1) + "x"}) {
+    Server<Full> server;
+    server.Serve(Request(0, kRead, 1, 0, 512) + slow);
+    EXPECT_EQ(server.stream.sends, 2) << "the read's answer goes ahead";
+  }
+}
+
+TEST(ConnectionTest, AFlushIsNeverReportedWhereThereIsNone) {
+  // Whatever a server announces, the type decides.
+  Server<Bare> server;
+  server.extra_flags = 0b1100'0100'1100;
+  EXPECT_EQ(server.Serve(Request(0, kFlush, 1, 0, 0)), SimpleReply(kEinval, 1));
 }
 
 // Requests with bytes changed, dropped and doubled. Whatever they ask for, the server ends in order and the device still works.

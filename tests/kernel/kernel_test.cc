@@ -4,7 +4,9 @@
 // root where there is an nbd driver; tests/kernel/kernel_test.sh sees to that.
 
 #include <fcntl.h>
+#include <linux/nbd.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -543,6 +545,29 @@ TEST_F(KernelTest, AFailingCallbackFailsItsRequestAloneAndTheDeviceLivesOn) {
   EXPECT_EQ(server_->Wait(), kExitOk) << server_->output();
   EXPECT_THAT(server_->output(), HasSubstr("disconnected after"));
   EXPECT_TRUE(WaitUntil([&] { return IsFree(device_); }, seconds(5)));
+}
+
+TEST_F(KernelTest, ASlowDeviceGetsAllThatThePageCacheHolds) {
+  server_ = Serve({Ramdisk(), device_, "fds"}, device_);
+  // Open here too, so that the page cache is not written back when dd closes the device.
+  const int fd = ::open(device_.c_str(), O_RDONLY | O_CLOEXEC);
+  Expect("dd if=/dev/urandom of=" + device_ + " bs=4k count=1 seek=100 status=none conv=notrunc");
+  ::kill(server_->pid(), SIGTERM);
+  std::this_thread::sleep_for(seconds(1));
+  ::close(fd);
+  EXPECT_EQ(server_->Wait(seconds(40)), kExitOk) << server_->output();
+  EXPECT_THAT(server_->output(), HasSubstr("signal once more to give it up"));
+  EXPECT_THAT(server_->output(), HasSubstr("disconnected after 1 writes"));
+}
+
+TEST_F(KernelTest, ADeviceThatIsTakenAwayIsAFailure) {
+  server_ = Serve({Memdisk(), "16M", device_}, device_);
+  const int fd = ::open(device_.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  EXPECT_EQ(::ioctl(fd, NBD_CLEAR_SOCK), 0);
+  ::close(fd);
+  EXPECT_EQ(server_->Wait(), kExitFailure);
+  EXPECT_THAT(server_->output(), HasSubstr("without disconnecting"));
 }
 
 TEST_F(KernelTest, WhatIsNoNbdDeviceIsRefused) {

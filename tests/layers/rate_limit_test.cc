@@ -163,10 +163,10 @@ TEST(RateLimitTest, ARequestLargerThanTheBurstPasses) {
 TEST(RateLimitTest, WhatWaitsHoldsNoLock) {
   Stack::State state;
   ASSERT_TRUE(Stack::Open({.write_bandwidth = 1000, .burst = 0, .below = {.size = 4096}}, state).ok());
-  EXPECT_TRUE(Stack::Write(state, 0, std::vector<std::byte>(400)).ok());
+  EXPECT_TRUE(Stack::Write(state, 2048, std::vector<std::byte>(400)).ok());
   std::atomic<bool> written = false;
   std::thread writer([&] {
-    EXPECT_TRUE(Stack::Write(state, 0, std::vector<std::byte>(1)).ok());
+    EXPECT_TRUE(Stack::Write(state, 2048, std::vector<std::byte>(1)).ok());
     written = true;
   });
   // Many of these fit into the 400 ms that the writer waits.

@@ -260,7 +260,10 @@ TEST(StripeTest, MoreThan64BitsIsRefusedWithItsNumbers) {
       Large::Open({.below = {{.size = kLeg}, {.size = kLeg}, {.size = kLeg}, {.size = kLeg}}}, too_large);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(std::string(status.message()).find(std::to_string(kLeg - 65536)), std::string::npos) << status.message();
-  // One chunk less than the limit that the message names.
+  // The limit that the message names, and one chunk less.
+  Large::State limit;
+  EXPECT_EQ(Large::Open({.below = {{.size = kLeg - 65536}, {.size = kLeg}, {.size = kLeg}, {.size = kLeg}}}, limit).code(),
+            absl::StatusCode::kInvalidArgument);
   constexpr uint64_t kFits = kLeg - 2 * 65536;
   Large::State fits;
   ASSERT_TRUE(Large::Open({.below = {{.size = kFits}, {.size = kLeg}, {.size = kLeg}, {.size = kLeg}}}, fits).ok());

@@ -46,8 +46,8 @@ TEST(PowerCutExploreTest, OffsetSurvives) {
 
 TEST(PowerCutExploreTest, LargeBlocksSurviveTornAtSectors) {
   using Stack = Passthrough<CutDisk<4096>>;
-  ExpectSurvivesPowerCuts<Stack>({.configure = [](Rack& rack) { return Stack::Config{.below = rack.Disk<CutDisk<4096>>(16384)}; },
-                                  .states_per_cut = 64});
+  ExpectSurvivesPowerCuts<Stack>(
+      {.configure = [](Rack& rack) { return Stack::Config{.below = rack.Disk<CutDisk<4096>>(16384)}; }, .states_per_cut = 64});
 }
 
 TEST(PowerCutExploreTest, LargeSectorsAreWrittenWhole) {
