@@ -21,7 +21,8 @@ class RangeMutex {
  public:
   enum class Mode { kShared, kExclusive };
 
-  // Holds a range from the end of its construction to its destruction. A thread that holds one must not construct another of the same mutex.
+  // Holds a range from the end of its construction to its destruction. A thread that holds one must not construct another of
+  // the same mutex.
   class Guard {
    public:
     Guard(RangeMutex& mutex, Range range, Mode mode) : mutex_(mutex), range_(range), mode_(mode) {

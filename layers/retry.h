@@ -127,7 +127,8 @@ struct Retry {
       gather.Rewind(mark);
       return true;
     };
-    return Repeat(self, [&] { return Below::View(self.below, range, gather); }, again);
+    return Repeat(
+        self, [&] { return Below::View(self.below, range, gather); }, again);
   }
 
   static absl::Status Resize(State& self, uint64_t size) requires CanResize<Below> {

@@ -45,9 +45,7 @@ struct Serialize {
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Concurrency::kParallel;
 
-  static constexpr Description<Config> Describe() {
-    return {"serialize", "makes one call after another", Family::kObserver};
-  }
+  static constexpr Description<Config> Describe() { return {"serialize", "makes one call after another", Family::kObserver}; }
 
   static absl::Status Open(const Config& config, State& self) {
     absl::Status status = Below::Open(config.below, self.below);

@@ -52,8 +52,8 @@ std::chrono::nanoseconds OperationStats::Quantile(double q) const {
 }
 
 std::string StatsSnapshot::ToString() const {
-  std::string table = absl::StrFormat("%-13s %11s %11s %8s %9s %9s %9s\n", "operation", "count", "bytes", "errors", "p50", "p99",
-                                      "max");
+  std::string table =
+      absl::StrFormat("%-13s %11s %11s %8s %9s %9s %9s\n", "operation", "count", "bytes", "errors", "p50", "p99", "max");
   for (size_t i = 0; i < kOperations; ++i) {
     const OperationStats& row = operations[i];
     if (row.count == 0) continue;

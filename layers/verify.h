@@ -7,8 +7,8 @@
 // one first, and to the second one even where the first one fails; the first error is returned.
 // Passes on: what both devices have of WriteThrough, Trim, WriteZeroes and Prefetch. View and Backing would let bytes pass that
 // were not compared, and Extents would let a client skip them; a Resize that fails on one device would leave two sizes.
-// Concurrency: the lesser of the two, and at most kDisjoint: a read beside a write that it overlaps may see the new bytes on one
-// device and the old ones on the other.
+// Concurrency: the lesser of the two, and at most kDisjoint: a read beside a write that it overlaps may see the new bytes on
+// one device and the old ones on the other.
 // Cost: everything twice, one device after the other; the second read goes through 4 KiB on the stack, so that it becomes
 // many of at most 4 KiB each.
 // Failure: that of the devices below, and kDataLoss where they differ, naming the first byte. A change that failed on one

@@ -140,7 +140,8 @@ cc_library(
     linkopts = ["-pthread"],
     linkstatic = True,
 )
-cc_library(name = "gtest_main", srcs = ["googlemock/src/gmock_main.cc"], deps = [":gtest"])
+# With the headers, as tests name only this one.
+cc_library(name = "gtest_main", srcs = ["googlemock/src/gmock_main.cc"], hdrs = glob(["include/**/*.h"]), deps = [":gtest"])
 cc_library(name = "gtest_prod", hdrs = ["include/gtest/gtest_prod.h"], includes = ["include"])
 """)
 

@@ -46,14 +46,34 @@ std::array<std::byte, 16> bytes;
 Gather gather;
 const std::vector<Expected> kTable = {
     {"read", [](auto& state) { return Stack::Read(state, 1, bytes); }, 1, 0, 0, 0},
-    {"view", [](auto& state) { return Stack::View(state, {1, 16}, gather); }, 1, 0, 0, 0},
+    {"view",
+     [](auto& state) {
+       return Stack::View(state, {1, 16}, gather);
+     },
+     1, 0, 0, 0},
     {"write", [](auto& state) { return Stack::Write(state, 2, bytes); }, 0, 1, 0, 0},
     {"flush", [](auto& state) { return Stack::Flush(state); }, 0, 0, 1, 0},
     {"write-through", [](auto& state) { return Stack::WriteThrough(state, 3, bytes); }, 0, 1, 1, 0},
-    {"trim", [](auto& state) { return Stack::Trim(state, {4, 5}); }, 0, 0, 0, 1},
-    {"write-zeroes", [](auto& state) { return Stack::WriteZeroes(state, {4, 5}); }, 0, 0, 0, 1},
-    {"extents", [](auto& state) { return Stack::Extents(state, {8, 9}, [](const Extent&) { return true; }); }, 0, 0, 0, 0},
-    {"prefetch", [](auto& state) { return Stack::Prefetch(state, {10, 11}); }, 0, 0, 0, 0},
+    {"trim",
+     [](auto& state) {
+       return Stack::Trim(state, {4, 5});
+     },
+     0, 0, 0, 1},
+    {"write-zeroes",
+     [](auto& state) {
+       return Stack::WriteZeroes(state, {4, 5});
+     },
+     0, 0, 0, 1},
+    {"extents",
+     [](auto& state) {
+       return Stack::Extents(state, {8, 9}, [](const Extent&) { return true; });
+     },
+     0, 0, 0, 0},
+    {"prefetch",
+     [](auto& state) {
+       return Stack::Prefetch(state, {10, 11});
+     },
+     0, 0, 0, 0},
     {"resize", [](auto& state) { return Stack::Resize(state, 4096); }, 0, 0, 0, 0},
 };
 

@@ -104,10 +104,18 @@ std::vector<Operate> OperationsAt(uint64_t offset) {
       },
       [=](Stack::State& state) { EXPECT_TRUE(Stack::Write(state, offset, std::array<std::byte, 32>{}).ok()); },
       [=](Stack::State& state) { EXPECT_TRUE(Stack::WriteThrough(state, offset, std::array<std::byte, 32>{}).ok()); },
-      [=](Stack::State& state) { EXPECT_TRUE(Stack::Trim(state, {offset, 32}).ok()); },
-      [=](Stack::State& state) { EXPECT_TRUE(Stack::WriteZeroes(state, {offset, 32}).ok()); },
-      [=](Stack::State& state) { EXPECT_TRUE(Stack::Extents(state, {offset, 32}, [](const Extent&) { return true; }).ok()); },
-      [=](Stack::State& state) { EXPECT_TRUE(Stack::Prefetch(state, {offset, 32}).ok()); },
+      [=](Stack::State& state) {
+        EXPECT_TRUE(Stack::Trim(state, {offset, 32}).ok());
+      },
+      [=](Stack::State& state) {
+        EXPECT_TRUE(Stack::WriteZeroes(state, {offset, 32}).ok());
+      },
+      [=](Stack::State& state) {
+        EXPECT_TRUE(Stack::Extents(state, {offset, 32}, [](const Extent&) { return true; }).ok());
+      },
+      [=](Stack::State& state) {
+        EXPECT_TRUE(Stack::Prefetch(state, {offset, 32}).ok());
+      },
   };
 }
 const Operate kFlush = [](Stack::State& state) { EXPECT_TRUE(Stack::Flush(state).ok()); };

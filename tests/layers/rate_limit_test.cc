@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RateLimit: who pays which bucket. Rates are compared with each other, since the machine may be busy; what a bucket does exactly
-// is for its own test.
+// RateLimit: who pays which bucket. Rates are compared with each other, since the machine may be busy; what a bucket does
+// exactly is for its own test.
 
 #include "layers/rate_limit.h"
 
@@ -62,11 +62,27 @@ const std::vector<Expected> kTable = {
      1, 0, 1, 0},
     {"write", kWrite, 0, 1, 0, 1},
     {"write-through", [](auto& state) { return Stack::WriteThrough(state, 0, std::array<std::byte, 512>{}); }, 0, 1, 0, 1},
-    {"trim", [](auto& state) { return Stack::Trim(state, {0, 512}); }, 0, 1, 0, 0},
-    {"write-zeroes", [](auto& state) { return Stack::WriteZeroes(state, {0, 512}); }, 0, 1, 0, 0},
+    {"trim",
+     [](auto& state) {
+       return Stack::Trim(state, {0, 512});
+     },
+     0, 1, 0, 0},
+    {"write-zeroes",
+     [](auto& state) {
+       return Stack::WriteZeroes(state, {0, 512});
+     },
+     0, 1, 0, 0},
     {"flush", [](auto& state) { return Stack::Flush(state); }, 0, 0, 0, 0},
-    {"extents", [](auto& state) { return Stack::Extents(state, {8, 9}, [](const Extent&) { return true; }); }, 0, 0, 0, 0},
-    {"prefetch", [](auto& state) { return Stack::Prefetch(state, {10, 512}); }, 0, 0, 0, 0},
+    {"extents",
+     [](auto& state) {
+       return Stack::Extents(state, {8, 9}, [](const Extent&) { return true; });
+     },
+     0, 0, 0, 0},
+    {"prefetch",
+     [](auto& state) {
+       return Stack::Prefetch(state, {10, 512});
+     },
+     0, 0, 0, 0},
     {"resize", [](auto& state) { return Stack::Resize(state, 4096); }, 0, 0, 0, 0},
 };
 
@@ -75,10 +91,11 @@ TEST(RateLimitTest, EachPaysItsOwnAndArrives) {
   for (const Expected& expected : kTable) {
     SCOPED_TRACE(expected.name);
     Stack::State state;
-    ASSERT_TRUE(Stack::Open({.read_iops = 1, .write_iops = 1, .read_bandwidth = 1, .write_bandwidth = 1, .burst = 0,
-                             .below = {.size = 4096}},
-                            state)
-                    .ok());
+    ASSERT_TRUE(
+        Stack::Open(
+            {.read_iops = 1, .write_iops = 1, .read_bandwidth = 1, .write_bandwidth = 1, .burst = 0, .below = {.size = 4096}},
+            state)
+            .ok());
     const auto start = steady_clock::now();
     EXPECT_TRUE(expected.operate(state).ok());
     EXPECT_EQ(state.below.script->calls.size(), 1u);
@@ -189,9 +206,9 @@ TEST(RateLimitTest, WhatFailedIsPaidFor) {
 
 TEST(RateLimitTest, ABurstOfMoreThanAnHourIsRefused) {
   Stack::State refused;
-  EXPECT_EQ(Stack::Open({.burst = 3600001}, refused),
-            absl::InvalidArgumentError(
-                "rate-limit: a burst of 3600001 ms is too long: the most is an hour, which is 3600000 ms"));
+  EXPECT_EQ(
+      Stack::Open({.burst = 3600001}, refused),
+      absl::InvalidArgumentError("rate-limit: a burst of 3600001 ms is too long: the most is an hour, which is 3600000 ms"));
   Stack::State accepted;
   EXPECT_TRUE(Stack::Open({.burst = 3600000}, accepted).ok());
 }

@@ -19,8 +19,8 @@
 #include "gtest/gtest.h"
 #include "layers/observer.h"
 #include "layers/operation.h"
-#include "tests/fail_nth.h"
 #include "tests/every_operation.h"
+#include "tests/fail_nth.h"
 #include "tests/leaves.h"
 
 template struct buse::Retry<buse::testing::Full>;
@@ -88,8 +88,14 @@ const std::vector<Named> kRepeated = {
        return Stack::Read(state, 1, bytes);
      }},
     {"write", [](Stack::State& state) { return Stack::Write(state, 1, std::array<std::byte, 16>{}); }},
-    {"trim", [](Stack::State& state) { return Stack::Trim(state, {1, 16}); }},
-    {"write-zeroes", [](Stack::State& state) { return Stack::WriteZeroes(state, {1, 16}); }},
+    {"trim",
+     [](Stack::State& state) {
+       return Stack::Trim(state, {1, 16});
+     }},
+    {"write-zeroes",
+     [](Stack::State& state) {
+       return Stack::WriteZeroes(state, {1, 16});
+     }},
     {"view",
      [](Stack::State& state) {
        auto gather = std::make_unique<Gather>();
@@ -100,7 +106,10 @@ const std::vector<Named> kRepeated = {
 const std::vector<Named> kNotRepeated = {
     {"flush", [](Stack::State& state) { return Stack::Flush(state); }},
     {"write-through", [](Stack::State& state) { return Stack::WriteThrough(state, 1, std::array<std::byte, 16>{}); }},
-    {"prefetch", [](Stack::State& state) { return Stack::Prefetch(state, {1, 16}); }},
+    {"prefetch",
+     [](Stack::State& state) {
+       return Stack::Prefetch(state, {1, 16});
+     }},
 };
 
 TEST(RetryTest, EveryOperationArrivesBelowUnchanged) {

@@ -15,8 +15,8 @@
 #include "buse/gather.h"
 #include "gtest/gtest.h"
 #include "layers/contract.h"
-#include "tests/fail_nth.h"
 #include "tests/every_operation.h"
+#include "tests/fail_nth.h"
 #include "tests/leaves.h"
 #include "tests/meeting.h"
 
@@ -60,10 +60,18 @@ TEST(SerializeTest, NoTwoCallsMeetBelow) {
       [](State& state) { EXPECT_TRUE(Stack::Write(state, 16, std::array<std::byte, 16>{}).ok()); },
       [](State& state) { EXPECT_TRUE(Stack::WriteThrough(state, 32, std::array<std::byte, 16>{}).ok()); },
       [](State& state) { EXPECT_TRUE(Stack::Flush(state).ok()); },
-      [](State& state) { EXPECT_TRUE(Stack::Trim(state, {48, 16}).ok()); },
-      [](State& state) { EXPECT_TRUE(Stack::WriteZeroes(state, {64, 16}).ok()); },
-      [](State& state) { EXPECT_TRUE(Stack::Extents(state, {80, 16}, [](const Extent&) { return true; }).ok()); },
-      [](State& state) { EXPECT_TRUE(Stack::Prefetch(state, {96, 16}).ok()); },
+      [](State& state) {
+        EXPECT_TRUE(Stack::Trim(state, {48, 16}).ok());
+      },
+      [](State& state) {
+        EXPECT_TRUE(Stack::WriteZeroes(state, {64, 16}).ok());
+      },
+      [](State& state) {
+        EXPECT_TRUE(Stack::Extents(state, {80, 16}, [](const Extent&) { return true; }).ok());
+      },
+      [](State& state) {
+        EXPECT_TRUE(Stack::Prefetch(state, {96, 16}).ok());
+      },
       [](State& state) { EXPECT_TRUE(Stack::Resize(state, 65536).ok()); },
   };
   for (size_t i = 0; i < calls.size(); ++i) {

@@ -40,9 +40,7 @@ static_assert(sizeof(StatsCounters) <= 180 * 1024 && sizeof(StatsCounters) > 178
 using Stack = Stats<Full>;
 
 struct Opened {
-  explicit Opened(Script& script) {
-    EXPECT_TRUE(Stack::Open({.below = {.size = 65536, .script = &script}}, *state).ok());
-  }
+  explicit Opened(Script& script) { EXPECT_TRUE(Stack::Open({.below = {.size = 65536, .script = &script}}, *state).ok()); }
   StatsSnapshot Snapshot() const { return state->hook.Snapshot(); }
   std::unique_ptr<Stack::State> state = std::make_unique<Stack::State>();
 };
@@ -149,7 +147,8 @@ TEST(StatsTest, NoCountIsLostAmongThreads) {
   std::vector<std::thread> threads;
   for (uint64_t t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
-      for (uint64_t i = 0; i < kEach; ++i) counters->Record({Operation::kWrite, {0, 3}}, i % 4 != 0, nanoseconds(t * kEach + i));
+      for (uint64_t i = 0; i < kEach; ++i)
+        counters->Record({Operation::kWrite, {0, 3}}, i % 4 != 0, nanoseconds(t * kEach + i));
     });
   }
   // Beside running requests.

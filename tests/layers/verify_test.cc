@@ -61,9 +61,15 @@ const std::vector<std::function<absl::Status(Stack::State&)>> kChanges = {
     [](Stack::State& state) { return Stack::Write(state, 2, std::array<std::byte, 16>{}); },
     [](Stack::State& state) { return Stack::WriteThrough(state, 3, std::array<std::byte, 16>{}); },
     [](Stack::State& state) { return Stack::Flush(state); },
-    [](Stack::State& state) { return Stack::Trim(state, {4, 5}); },
-    [](Stack::State& state) { return Stack::WriteZeroes(state, {6, 7}); },
-    [](Stack::State& state) { return Stack::Prefetch(state, {10, 11}); },
+    [](Stack::State& state) {
+      return Stack::Trim(state, {4, 5});
+    },
+    [](Stack::State& state) {
+      return Stack::WriteZeroes(state, {6, 7});
+    },
+    [](Stack::State& state) {
+      return Stack::Prefetch(state, {10, 11});
+    },
 };
 
 TEST_F(VerifyTest, EveryOperationArrivesAtBothUnchanged) {
@@ -143,8 +149,9 @@ TEST_F(VerifyTest, WhereAWriteFailedOnOneReadingFailsUntilItIsWrittenAgain) {
 
 TEST_F(VerifyTest, DevicesOfDifferentSizesAreRefused) {
   Stack::State state;
-  EXPECT_EQ(Stack::Open({{{.size = 4096}, {.size = 8192}}}, state),
-            absl::InvalidArgumentError("verify: the first device has 4096 bytes and the second one 8192: give two of the same size"));
+  EXPECT_EQ(
+      Stack::Open({{{.size = 4096}, {.size = 8192}}}, state),
+      absl::InvalidArgumentError("verify: the first device has 4096 bytes and the second one 8192: give two of the same size"));
 }
 
 TEST(VerifyFailureTest, EveryErrorOfAReadOrAFlushSurfaces) {
@@ -160,7 +167,8 @@ TEST(VerifyFailureTest, EveryErrorOfAReadOrAFlushSurfaces) {
 }
 
 TEST(VerifyBlocksTest, TheSecondReadKeepsToTheBlocksOfBoth) {
-  using Stack = Contract<Verify<Contract<BasicFull<96, Concurrency::kParallel>>, Contract<BasicFull<64, Concurrency::kParallel>>>>;
+  using Stack =
+      Contract<Verify<Contract<BasicFull<96, Concurrency::kParallel>>, Contract<BasicFull<64, Concurrency::kParallel>>>>;
   static_assert(Stack::kBlockSize == 192);
   auto state = std::make_unique<Stack::State>();
   ASSERT_TRUE(Stack::Open({{{{{.size = 192 * 100}}, {{.size = 192 * 100}}}}}, *state).ok());

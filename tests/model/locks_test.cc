@@ -23,8 +23,8 @@ using Twins = Contract<Verify<Contract<Memory>, Contract<FileBacked>>>;
 using Blocks = Contract<Verify<Contract<Full512>, Contract<Full512>>>;
 
 using Locks = ::testing::Types<Contract<Serialize<Serial>>, Contract<Serialize<Disjoint512>>, Contract<Serialize<Twins>>,
-                               Contract<RangeLock<Disjoint512>>, Contract<RangeLock<Twins>>, Contract<RangeLock<Contract<Memory>>>,
-                               Twins, Blocks>;
+                               Contract<RangeLock<Disjoint512>>, Contract<RangeLock<Twins>>,
+                               Contract<RangeLock<Contract<Memory>>>, Twins, Blocks>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Locks, ModelTest, Locks, StackNames);
 
 }  // namespace
