@@ -37,7 +37,7 @@
 //
 // Extents are aligned to kBlockSize too, so that a caller can go on where a prefix ended; its callback must not call the device.
 // Flush has no range: it may run beside any call but under kSerial. Resize runs alone. A View that fails may leave pieces in the
-// gather, which the caller drops by its mark.
+// gather, which the caller drops by its mark; what a View has released when its pieces were used may run beside any call.
 //
 // Errors are values (buse/status.h says what each code means to a client). A failed Write, Trim or WriteZeroes leaves its own
 // range unspecified, in whole blocks of the device that holds the bytes, and touches nothing else. kDataLoss means "these bytes
