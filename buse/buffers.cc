@@ -11,7 +11,8 @@
 namespace buse {
 
 absl::StatusOr<Buffers> Buffers::Create() {
-  void* base = mmap(nullptr, kReceiveSize + kPayloadSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* base =
+      mmap(nullptr, kReceiveSize + kPayloadSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return StatusFromErrno(errno, "mapping a connection's buffers");
   return Buffers(static_cast<std::byte*>(base));
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One client's connection: negotiation, then the request loop with the whole stack inlined into it. Requests that arrive together
-// are parsed from one receive and answered with one send. Source of every rule: doc/proto.md of the NBD project, section
-// "Transmission".
+// One client's connection: negotiation, then the request loop with the whole stack inlined into it. Requests that arrive
+// together are parsed from one receive and answered with one send. Source of every rule: doc/proto.md of the NBD project,
+// section "Transmission".
 
 #ifndef BUSE_CONNECTION_H_
 #define BUSE_CONNECTION_H_
@@ -38,12 +38,13 @@ struct Exported {
   typename Stack::State& device;
   nbd::Export about;
   // Told of every request that the device failed. Called from any connection's thread, which must not be made to wait.
-  std::function<void(const char* command, Range, const absl::Status&)> on_failure = [](const char*, Range, const absl::Status&) {};
+  std::function<void(const char* command, Range, const absl::Status&)> on_failure = [](const char*, Range,
+                                                                                       const absl::Status&) {};
   Gate<Stack::kConcurrency, Stack::kBlockSize> gate = {};
 };
 
-// Serves one client. Used by one thread; many connections may share one Exported. Allocates nothing in transmission. Memory: Buffers,
-// plus about 50 KiB.
+// Serves one client. Used by one thread; many connections may share one Exported. Allocates nothing in transmission. Memory:
+// Buffers, plus about 50 KiB.
 template <Device Stack, Transport T>
 class Connection {
  public:
@@ -221,7 +222,8 @@ class Connection {
     if (durable) {
       if (absl::Status status = SendReplies(); !status.ok()) return status;
     }
-    Conclude(request, "write", payload.empty() ? absl::OkStatus() : Pass(request, [&] { return Write(request, payload, durable); }));
+    Conclude(request, "write",
+             payload.empty() ? absl::OkStatus() : Pass(request, [&] { return Write(request, payload, durable); }));
     return absl::OkStatus();
   }
 

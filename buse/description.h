@@ -24,7 +24,7 @@ enum class Family {
 
 enum class Unit {
   kNone,
-  kBytes,         // accepts 4096, 4K, 128M, 3T: powers of 1024
+  kBytes,  // accepts 4096, 4K, 128M, 3T: powers of 1024
   kMilliseconds,
   kMicroseconds,
 };
@@ -36,7 +36,7 @@ struct Option {
   std::variant<bool Config::*, uint64_t Config::*, std::string Config::*> field;
   const char* name;  // "offset" for --offset, lower case with dashes. A positional is shown in capitals.
   const char* help;  // one sentence without a full stop
-  char letter = 0;  // a short form: 'v' for -v
+  char letter = 0;   // a short form: 'v' for -v
   Unit unit = Unit::kNone;
   bool positional = false;
   bool required = false;

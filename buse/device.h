@@ -24,7 +24,8 @@
 //   Status View(State&, Range, Gather&)  OK: the bytes were appended in order; valid until the gather is released, for which no
 //                                        View may wait
 //   optional<FileRange> Backing(State&, Range)   the file in which these very bytes lie, if they do
-//   Status Resize(State&, uint64_t size) OK: Size is the new one; what was added reads as zeroes. kInvalidArgument: not that size
+//   Status Resize(State&, uint64_t size) OK: Size is the new one; what was added reads as zeroes. kInvalidArgument: it cannot
+//                                        have that size
 //   bool Writable(const State&)          false: opened read-only. Absent: what the devices below say
 //   Describe()                           the layer's name, options and help: buse/description.h
 //
@@ -35,9 +36,10 @@
 // the device is open, ranges lie within Size, are aligned to kBlockSize and are not empty; what changes the device is only
 // called where it is writable. A State whose Open failed may only be destroyed.
 //
-// Extents are aligned to kBlockSize too, so that a caller can go on where a prefix ended; its callback must not call the device.
-// Flush has no range: it may run beside any call but under kSerial. Resize runs alone. A View that fails may leave pieces in the
-// gather, which the caller drops by its mark; what a View has released when its pieces were used may run beside any call.
+// Extents are aligned to kBlockSize too, so that a caller can go on where a prefix ended; its callback must not call the
+// device. Flush has no range: it may run beside any call but under kSerial. Resize runs alone. A View that fails may leave
+// pieces in the gather, which the caller drops by its mark; what a View has released when its pieces were used may run beside
+// any call.
 //
 // Errors are values (buse/status.h says what each code means to a client). A failed Write, Trim or WriteZeroes leaves its own
 // range unspecified, in whole blocks of the device that holds the bytes, and touches nothing else. kDataLoss means "these bytes
@@ -184,9 +186,10 @@ consteval bool IsDevice() {
     static_assert(HasOpen<D>, "buse: this device lacks Open: absl::Status Open(const Config&, State&)");
     static_assert(HasSize<D>, "buse: this device lacks Size: uint64_t Size(const State&)");
     static_assert(HasRead<D>, "buse: this device lacks Read: absl::Status Read(State&, uint64_t offset, std::span<std::byte>)");
-    static_assert(!CanWrite<D> || CanFlush<D>,
-                  "buse: a device with Write needs Flush: absl::Status Flush(State&). Without it, what was written could be lost "
-                  "and nobody would know");
+    static_assert(
+        !CanWrite<D> || CanFlush<D>,
+        "buse: a device with Write needs Flush: absl::Status Flush(State&). Without it, what was written could be lost "
+        "and nobody would know");
     static_assert(CanWrite<D> || !(CanWriteThrough<D> || CanTrim<D> || CanWriteZeroes<D>),
                   "buse: a device without Write is read-only, so it cannot have WriteThrough, Trim or WriteZeroes");
     if constexpr (HasConstants<D>) static_assert(D::kBlockSize >= 1, "buse: kBlockSize is in bytes and at least 1");
@@ -196,7 +199,8 @@ consteval bool IsDevice() {
 
 }  // namespace device_internal
 
-// A legal device. Where it is not, compilation ends with the sentence that says why: use it as a requirement, not as a question.
+// A legal device. Where it is not, compilation ends with the sentence that says why: use it as a requirement, not as a
+// question.
 template <class D>
 concept Device = device_internal::IsDevice<D>();
 

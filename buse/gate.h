@@ -13,8 +13,8 @@
 
 namespace buse {
 
-// One for all connections to a device. `Pass(range, call)` makes the call when the stack allows it; a call that concerns the whole
-// device (Flush) passes an empty range.
+// One for all connections to a device. `Pass(range, call)` makes the call when the stack allows it; a call that concerns the
+// whole device (Flush) passes an empty range.
 template <Concurrency kConcurrency, uint64_t kBlockSize>
 class Gate;
 

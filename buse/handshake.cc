@@ -141,7 +141,8 @@ Handshake::Outcome Handshake::TakeInfo(uint32_t option, absl::string_view data, 
   const absl::string_view name = data.substr(4, name_length);
   const absl::string_view wanted = data.substr(4 + name_length);
   const uint16_t count = nbd::Load<uint16_t>(wanted.data());
-  if (wanted.size() != 2 + 2 * size_t{count}) return invalid("the list of information requests has another length than it says");
+  if (wanted.size() != 2 + 2 * size_t{count})
+    return invalid("the list of information requests has another length than it says");
   if (!Offers(name)) {
     PutReply(out, option, nbd::kRepErrUnknown, "no export of that name; LIST tells which there are");
     return Outcome::kMore;

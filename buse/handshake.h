@@ -16,8 +16,8 @@
 
 namespace buse {
 
-// One client's negotiation. Holds no more than a few words whatever the client claims to send: an option is looked at when it is
-// complete in the caller's buffer, and one over kMaxOptionData is skipped and refused. Not thread-safe.
+// One client's negotiation. Holds no more than a few words whatever the client claims to send: an option is looked at when it
+// is complete in the caller's buffer, and one over kMaxOptionData is skipped and refused. Not thread-safe.
 class Handshake {
  public:
   enum class Outcome {

@@ -94,7 +94,8 @@ absl::Status Listener::ListenUnix() {
   if (fd.get() < 0 || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     const int error = errno;
     absl::Status status = StatusFromErrno(error, absl::StrCat("creating the socket ", target_.path));
-    if (error == ENOENT) return absl::NotFoundError(absl::StrCat("no folder for the socket ", target_.path, ": create it first"));
+    if (error == ENOENT)
+      return absl::NotFoundError(absl::StrCat("no folder for the socket ", target_.path, ": create it first"));
     if (error == EADDRINUSE) return absl::AlreadyExistsError(status.message());
     return status;
   }

@@ -19,8 +19,8 @@ namespace buse {
 // Movable. Removes its Unix socket when destroyed.
 class Listener {
  public:
-  // Listens on a Unix socket, or on every address that the host's name has. TCP port 0 takes a free one. A Unix socket that a dead
-  // server left behind is replaced.
+  // Listens on a Unix socket, or on every address that the host's name has. TCP port 0 takes a free one. A Unix socket that a
+  // dead server left behind is replaced.
   // Errors: kAlreadyExists where somebody listens, or where the path is no socket; kNotFound for an unknown host or a missing
   // folder; else as the system says.
   static absl::StatusOr<Listener> Listen(const Target& target);

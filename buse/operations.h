@@ -20,8 +20,7 @@ namespace buse {
 
 // Writes and makes this write durable (FUA). Absent: Write, then Flush.
 template <Device D>
-  requires CanWrite<D>
-absl::Status WriteThrough(typename D::State& self, uint64_t offset, ConstBytes in) {
+requires CanWrite<D> absl::Status WriteThrough(typename D::State& self, uint64_t offset, ConstBytes in) {
   if constexpr (CanWriteThrough<D>) {
     return D::WriteThrough(self, offset, in);
   } else {
@@ -32,8 +31,7 @@ absl::Status WriteThrough(typename D::State& self, uint64_t offset, ConstBytes i
 
 // Makes the range read as zeroes and keeps its space. Absent: zeroes are written, at most 64 KiB with each Write.
 template <Device D>
-  requires CanWrite<D>
-absl::Status WriteZeroes(typename D::State& self, Range range) {
+requires CanWrite<D> absl::Status WriteZeroes(typename D::State& self, Range range) {
   if constexpr (CanWriteZeroes<D>) {
     return D::WriteZeroes(self, range);
   } else {
@@ -51,8 +49,7 @@ absl::Status WriteZeroes(typename D::State& self, Range range) {
 
 // Makes the range read as zeroes by the cheapest means: Trim where it is offered, which may release space.
 template <Device D>
-  requires CanWrite<D>
-absl::Status Zero(typename D::State& self, Range range) {
+requires CanWrite<D> absl::Status Zero(typename D::State& self, Range range) {
   if constexpr (CanTrim<D>) {
     return D::Trim(self, range);
   } else {

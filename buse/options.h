@@ -145,11 +145,14 @@ enum class ParseResult {
 };
 
 // Renames the options of layers whose name is taken: the second "size" becomes "size-2", outermost first. Options that belong
-// to no layer keep their names, and so does --help; only they have short forms. Parsing and Help do this by themselves; doing it again changes nothing.
+// to no layer keep their names, and so does --help; only they have short forms. Parsing and Help do this by themselves; doing
+// it again changes nothing.
 void MakeNamesDistinct(std::vector<LayerInfo>& layers);
 
-// Sets the fields behind `layers` from the command line. Positionals are those of the layers in their order, then the others; where fewer are given than there are, the optional ones go without, last first.
-// kInvalidArgument with one sentence that names the option, the value, the limit and what to do; some fields may then be set.
+// Sets the fields behind `layers` from the command line. Positionals are those of the layers in their order, then the others;
+// where fewer are given than there are, the optional ones go without, last first.
+// Errors: kInvalidArgument with one sentence that names the option, the value, the limit and what to do; some fields may then be
+// set.
 absl::StatusOr<ParseResult> ParseCommandLine(int argc, const char* const* argv, const Program& program,
                                              std::vector<LayerInfo>& layers);
 

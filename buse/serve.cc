@@ -158,7 +158,8 @@ absl::Status Loop::StartKernelConnections(std::vector<int>& kernel_ends) {
   }
   for (uint64_t i = 0; i < connections; ++i) {
     int ends[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return StatusFromErrno(errno, "making a pair of sockets");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+      return StatusFromErrno(errno, "making a pair of sockets");
     kernel_ends.push_back(ends[1]);
     absl::Status started = clients_.Start(UniqueFd(ends[0]), [this](int fd) {
       // Memory that this thread asks for must not be freed by writing to this very device. Needs a privilege; without it the

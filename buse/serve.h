@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A serving process, whatever the device's type: where it serves, its signals, its end. buse/server.h puts a stack's type on top.
+// A serving process, whatever the device's type: where it serves, its signals, its end. buse/server.h puts a stack's type on
+// top.
 
 #ifndef BUSE_SERVE_H_
 #define BUSE_SERVE_H_
@@ -43,44 +44,49 @@ struct ServeOptions {
   bool ioctl = false;
 
   static constexpr Description<ServeOptions, 7> Describe() {
-    return {"server",
-            "serves the device to the kernel or to NBD clients",
-            Family::kLeaf,  // of no stack, so of no family
-            {{{.field = &ServeOptions::target,
-               .name = "target",
-               .help = "where to serve: /dev/nbdN, nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME; absent: a Unix socket of "
-                       "its own, whose URI is printed",
-               .positional = true},
-              {.field = &ServeOptions::disconnect,
-               .name = "disconnect",
-               .help = "free the kernel device given here, whose server may be dead, and end; needs nothing else"},
-              {.field = &ServeOptions::verbose, .name = "verbose", .help = "log every request and connection to standard error", .letter = 'v'},
-              {.field = &ServeOptions::max_clients,
-               .name = "max-clients",
-               .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB",
-               .min = 1,
-               .max = 100000},
-              {.field = &ServeOptions::connections,
-               .name = "connections",
-               .help = "connections to a kernel device; 0 chooses: one for each CPU up to 4, and only one for a stack that takes "
-                       "one call at a time",
-               .max = 64},
-              {.field = &ServeOptions::block_size,
-               .name = "block-size",
-               .help = "logical block size of a kernel device: 512, 1024, 2048 or 4096; 0 chooses the least that the stack allows",
-               .unit = Unit::kBytes,
-               .max = 4096},
-              {.field = &ServeOptions::ioctl,
-               .name = "ioctl",
-               .help = "attach to the kernel by ioctl even where netlink is there"}}}};
+    return {
+        "server",
+        "serves the device to the kernel or to NBD clients",
+        Family::kLeaf,  // of no stack, so of no family
+        {{{.field = &ServeOptions::target,
+           .name = "target",
+           .help = "where to serve: /dev/nbdN, nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME; absent: a Unix socket of "
+                   "its own, whose URI is printed",
+           .positional = true},
+          {.field = &ServeOptions::disconnect,
+           .name = "disconnect",
+           .help = "free the kernel device given here, whose server may be dead, and end; needs nothing else"},
+          {.field = &ServeOptions::verbose,
+           .name = "verbose",
+           .help = "log every request and connection to standard error",
+           .letter = 'v'},
+          {.field = &ServeOptions::max_clients,
+           .name = "max-clients",
+           .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB",
+           .min = 1,
+           .max = 100000},
+          {.field = &ServeOptions::connections,
+           .name = "connections",
+           .help = "connections to a kernel device; 0 chooses: one for each CPU up to 4, and only one for a stack that takes "
+                   "one call at a time",
+           .max = 64},
+          {.field = &ServeOptions::block_size,
+           .name = "block-size",
+           .help = "logical block size of a kernel device: 512, 1024, 2048 or 4096; 0 chooses the least that the stack allows",
+           .unit = Unit::kBytes,
+           .max = 4096},
+          {.field = &ServeOptions::ioctl,
+           .name = "ioctl",
+           .help = "attach to the kernel by ioctl even where netlink is there"}}}};
   }
 };
 
-// Lines for an administrator, on standard error: "PROGRAM: MESSAGE", each in one write. Never waits for whoever reads them: a line
-// that does not fit is dropped. Thread-safe.
+// Lines for an administrator, on standard error: "PROGRAM: MESSAGE", each in one write. Never waits for whoever reads them: a
+// line that does not fit is dropped. Thread-safe.
 void Say(const std::string& program, absl::string_view message);
 
-// The same for what a client or a bad medium can cause without end: at most ten lines in a second, then how many there were besides.
+// The same for what a client or a bad medium can cause without end: at most ten lines in a second, then how many there were
+// besides.
 class LimitedLog {
  public:
   explicit LimitedLog(std::string program) : program_(std::move(program)) {}
@@ -108,17 +114,19 @@ struct Service {
   std::function<absl::Status()> flush;
 };
 
-// Serves until a signal, or until the kernel device is disconnected: then requests in flight are finished, the device is flushed
-// and the target is free again. Prints where it serves, and what to type next, to standard output.
+// Serves until a signal, or until the kernel device is disconnected: then requests in flight are finished, the device is
+// flushed and the target is free again. Prints where it serves, and what to type next, to standard output.
 // SIGINT, SIGTERM and SIGHUP are its own meanwhile; a second one gives up what the first waits for.
 // Errors: those of the target (kInvalidArgument, kNotFound, kAlreadyExists, kPermissionDenied) before anything is served;
-// kFailedPrecondition where the kernel device is still mounted; kInternal for all that fails once it serves, the last flush too.
+// kFailedPrecondition where the kernel device is still mounted; kInternal for all that fails once it serves, the last flush
+// too.
 absl::Status Serve(Service& service, const ServeOptions& options);
 
 // What --help says of the program that `layers` make.
 Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers);
 
-// The device that --disconnect names, if it is given: then nothing else is needed on the command line, and nothing else is done.
+// The device that --disconnect names, if it is given: then nothing else is needed on the command line, and nothing else is
+// done.
 absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv);
 absl::Status Disconnect(const std::string& program, const std::string& device);
 

@@ -41,8 +41,9 @@ using SocketConnection = std::unique_ptr<Connection<Stack, SocketTransport>>;
 // What a server says of `disk`: all of it follows from the stack's type, its size and how it was opened.
 template <Device Stack>
 nbd::Export ExportOf(const std::string& program, const Disk<Stack>& disk) {
-  static_assert((Stack::kBlockSize & (Stack::kBlockSize - 1)) == 0 && Stack::kBlockSize <= 65536,
-                "buse: a server cannot offer this block size: NBD wants a power of two up to 65536 bytes. Put Align over the stack");
+  static_assert(
+      (Stack::kBlockSize & (Stack::kBlockSize - 1)) == 0 && Stack::kBlockSize <= 65536,
+      "buse: a server cannot offer this block size: NBD wants a power of two up to 65536 bytes. Put Align over the stack");
   constexpr uint16_t kFlags = nbd::TransmissionFlags<Stack>();
   return {.description = absl::StrCat(FormatSize(disk.size()), " served by ", program),
           .size = disk.size(),
@@ -57,10 +58,11 @@ struct Narrowing {
   uint32_t min_block = 1;     // a power of two; the larger of this and the stack's is announced
 };
 
-// Serves `disk` until a signal ends it or its kernel device is disconnected; see buse::Serve, whose errors it returns. The disk is
-// used by many threads meanwhile, as its kConcurrency allows. A ServingProcess must live.
+// Serves `disk` until a signal ends it or its kernel device is disconnected; see buse::Serve, whose errors it returns. The
+// disk is used by many threads meanwhile, as its kConcurrency allows. A ServingProcess must live.
 template <Device Stack>
-absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options, const Narrowing& narrowing = {}) {
+absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options,
+                       const Narrowing& narrowing = {}) {
   Exported<Stack> exported = {.device = disk.state(), .about = ExportOf(program, disk)};
   exported.about.flags &= ~narrowing.hidden_flags;
   exported.about.min_block = std::max(exported.about.min_block, narrowing.min_block);
@@ -126,7 +128,7 @@ class Server {
     if (*parsed == ParseResult::kHelp) return kExitOk;
     // Logging is a layer, so that it costs nothing when it is not asked for.
     return ExitWith(program.name, options.verbose ? OpenAndServe<Log<Stack>>(program.name, {.below = config}, options)
-                                              : OpenAndServe<Stack>(program.name, config, options));
+                                                  : OpenAndServe<Stack>(program.name, config, options));
   }
 
  private:

@@ -26,8 +26,8 @@ class SignalBlock {
 };
 
 // Makes a process fit to open files and to serve, whoever started it: opens /dev/null in place of standard descriptors that are
-// closed, so that no message lands in a device; and has a write to a closed pipe, or past the limit of a file's size, fail rather
-// than kill. Comes before anything is opened; gives the signals back when destroyed.
+// closed, so that no message lands in a device; and has a write to a closed pipe, or past the limit of a file's size, fail
+// rather than kill. Comes before anything is opened; gives the signals back when destroyed.
 class ServingProcess {
  public:
   ServingProcess();
@@ -39,8 +39,8 @@ class ServingProcess {
   std::array<struct sigaction, 2> before_;
 };
 
-// Has SIGINT, SIGTERM and SIGHUP tell instead of kill, whichever thread they reach; one that is ignored (nohup) stays so. Only one
-// at a time. Gives the signals back when destroyed.
+// Has SIGINT, SIGTERM and SIGHUP tell instead of kill, whichever thread they reach; one that is ignored (nohup) stays so. Only
+// one at a time. Gives the signals back when destroyed.
 class StopSignals {
  public:
   StopSignals();

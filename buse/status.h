@@ -14,8 +14,8 @@
 //   kDataLoss            EIO          5  EIO        the bytes are wrong
 //   kInternal            EIO          5  EIO        the medium failed; so does every other code
 //
-// Source of the NBD column: the NBD protocol specification, "Error values", which keeps ENOTSUP and EOVERFLOW for answers to flags
-// that were negotiated, and would rather not see ENOMEM.
+// Source of the NBD column: the NBD protocol specification, "Error values", which keeps ENOTSUP and EOVERFLOW for answers to
+// flags that were negotiated, and would rather not see ENOMEM.
 
 #ifndef BUSE_STATUS_H_
 #define BUSE_STATUS_H_

@@ -36,8 +36,8 @@ struct Target {
 
 // /dev/…                               a kernel device; whether it is one shows when the device is attached to it
 // nbd+unix:///NAME?socket=PATH         a Unix socket; PATH may be relative
-// nbd://HOST[:PORT]/NAME               TCP; PORT 0 means a free one; HOST may be an IPv6 address in brackets, and is localhost if absent, so that
-//                                      nothing is served to a network that was not named
+// nbd://HOST[:PORT]/NAME               TCP; PORT 0 means a free one; HOST may be an IPv6 address in brackets, and is
+//                                      localhost if absent, so that nothing is served to a network that was not named
 // NAME and PATH are percent-decoded; NAME may be absent. There is no TLS.
 // kInvalidArgument otherwise, with a sentence that quotes `text` and says what to write.
 absl::StatusOr<Target> ParseTarget(absl::string_view text);

@@ -13,9 +13,7 @@
 namespace buse {
 namespace {
 
-absl::Status Broken(const char* doing) {
-  return absl::UnavailableError(absl::StrCat(doing, ": ", std::strerror(errno)));
-}
+absl::Status Broken(const char* doing) { return absl::UnavailableError(absl::StrCat(doing, ": ", std::strerror(errno))); }
 
 }  // namespace
 

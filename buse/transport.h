@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a connection's bytes travel. A transport is any type with the two functions of SocketTransport; tests and fuzz targets use
-// one over byte strings.
+// How a connection's bytes travel. A transport is any type with the two functions of SocketTransport; tests and fuzz targets
+// use one over byte strings.
 
 #ifndef BUSE_TRANSPORT_H_
 #define BUSE_TRANSPORT_H_

@@ -16,6 +16,7 @@
 #include "buse/server.h"
 #include "layers/memory.h"
 
+// clang-format off
 // [layer]
 template <buse::Device B>
 struct Xor {
@@ -54,6 +55,7 @@ struct Xor {
   static absl::Status Flush(State& self) requires buse::CanFlush<Below> { return Below::Flush(self.below); }
 };
 // [/layer]
+// clang-format on
 
 // [main]
 int main(int argc, char** argv) { return buse::Server<Xor<buse::Memory>>::Main(argc, argv); }

@@ -4,8 +4,8 @@
 // the block, changes the part and writes the block back.
 //
 // Family: transform.
-// Guarantees: calls on disjoint bytes do not disturb one another, even within one block below. A power cut leaves each sector old
-// or new, where the device below does (tests/power_cut); it does not make a block atomic.
+// Guarantees: calls on disjoint bytes do not disturb one another, even within one block below. A power cut leaves each sector
+// old or new, where the device below does (tests/power_cut); it does not make a block atomic.
 // Passes on: every operation below has, its range widened to whole blocks. Trim and WriteZeroes write zeroes at the partial
 // edges and hand the whole blocks on; a WriteThrough is durable, edges included. View and Backing only where the device below
 // takes any offset already, since what they lend is used after the call, when nothing keeps a block from being rewritten.

@@ -13,12 +13,12 @@
 // Flush, Trim and WriteZeroes by writing zeroes, 64 KiB with each call. With `direct`, memory that is less aligned than the
 // file demands goes through 4 KiB of stack: a copy, and a system call for every 4 KiB. Prefetch then does nothing. Extents:
 // what was allocated and never written is reported as a hole; a block device is reported as data.
-// Failure: I/O errors are passed on. Nobody else may change the file: a read of what somebody truncated is an error, but a write
-// there makes the file longer again, and then what was cut reads as zeroes. After a failed Flush the system may have dropped data that a Write
-// acknowledged, and would call the next fdatasync a success: therefore every later Flush fails, until the file is opened again.
-// A failed WriteThrough does not lead to that: it syncs on a descriptor of its own, so the system reports what it found to the
-// next Flush once more. That also catches the loss of one of several WriteThroughs at the same time, of which the system may
-// have told only another.
+// Failure: I/O errors are passed on. Nobody else may change the file: a read of what somebody truncated is an error, but a
+// write there makes the file longer again, and then what was cut reads as zeroes. After a failed Flush the system may have
+// dropped data that a Write acknowledged, and would call the next fdatasync a success: therefore every later Flush fails,
+// until the file is opened again. A failed WriteThrough does not lead to that: it syncs on a descriptor of its own, so the
+// system reports what it found to the next Flush once more. That also catches the loss of one of several WriteThroughs at the
+// same time, of which the system may have told only another.
 //
 //   using Stack = buse::FileBacked;
 //   Stack::Config config{.path = "disk.img", .create = 64 << 20};

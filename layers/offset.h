@@ -3,8 +3,8 @@
 // Offset: a part of the device below, as a device of its own. The header to copy when writing a layer that remaps.
 //
 // Family: remap.
-// Guarantees: nothing outside the part is read or changed. What a power cut leaves is old or new by sectors of the device below:
-// choose `start` as a multiple of them.
+// Guarantees: nothing outside the part is read or changed. What a power cut leaves is old or new by sectors of the device
+// below: choose `start` as a multiple of them.
 // Concurrency: that of the device below.
 // Cost: one addition per request.
 // Failure: that of the device below. Open refuses a part that does not lie inside it or is not aligned to its blocks.

@@ -37,9 +37,7 @@ struct Passthrough {
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
 
-  static constexpr Description<Config> Describe() {
-    return {"passthrough", "hands every operation on", Family::kObserver};
-  }
+  static constexpr Description<Config> Describe() { return {"passthrough", "hands every operation on", Family::kObserver}; }
 
   static absl::Status Open(const Config& config, State& self) { return Below::Open(config.below, self.below); }
 
@@ -47,59 +45,35 @@ struct Passthrough {
 
   static absl::Status Read(State& self, uint64_t offset, Bytes out) { return Below::Read(self.below, offset, out); }
 
-  static absl::Status Write(State& self, uint64_t offset, ConstBytes in)
-    requires CanWrite<Below>
-  {
+  static absl::Status Write(State& self, uint64_t offset, ConstBytes in) requires CanWrite<Below> {
     return Below::Write(self.below, offset, in);
   }
 
-  static absl::Status Flush(State& self)
-    requires CanFlush<Below>
-  {
-    return Below::Flush(self.below);
-  }
+  static absl::Status Flush(State& self) requires CanFlush<Below> { return Below::Flush(self.below); }
 
-  static absl::Status WriteThrough(State& self, uint64_t offset, ConstBytes in)
-    requires CanWriteThrough<Below>
-  {
+  static absl::Status WriteThrough(State& self, uint64_t offset, ConstBytes in) requires CanWriteThrough<Below> {
     return Below::WriteThrough(self.below, offset, in);
   }
 
-  static absl::Status Trim(State& self, Range range)
-    requires CanTrim<Below>
-  {
-    return Below::Trim(self.below, range);
-  }
+  static absl::Status Trim(State& self, Range range) requires CanTrim<Below> { return Below::Trim(self.below, range); }
 
-  static absl::Status WriteZeroes(State& self, Range range)
-    requires CanWriteZeroes<Below>
-  {
+  static absl::Status WriteZeroes(State& self, Range range) requires CanWriteZeroes<Below> {
     return Below::WriteZeroes(self.below, range);
   }
 
-  static absl::Status Extents(State& self, Range range, EmitExtent emit)
-    requires CanExtents<Below>
-  {
+  static absl::Status Extents(State& self, Range range, EmitExtent emit) requires CanExtents<Below> {
     return Below::Extents(self.below, range, emit);
   }
 
-  static absl::Status Prefetch(State& self, Range range)
-    requires CanPrefetch<Below>
-  {
+  static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     return Below::Prefetch(self.below, range);
   }
 
-  static absl::Status View(State& self, Range range, Gather& gather)
-    requires CanView<Below>
-  {
+  static absl::Status View(State& self, Range range, Gather& gather) requires CanView<Below> {
     return Below::View(self.below, range, gather);
   }
 
-  static absl::Status Resize(State& self, uint64_t size)
-    requires CanResize<Below>
-  {
-    return Below::Resize(self.below, size);
-  }
+  static absl::Status Resize(State& self, uint64_t size) requires CanResize<Below> { return Below::Resize(self.below, size); }
 };
 
 }  // namespace buse

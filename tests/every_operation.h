@@ -36,10 +36,9 @@ void CallEveryOperation(typename Stack::State& state) {
 }
 
 // What the calls of CallEveryOperation are below a layer that changes none of them.
-inline const std::vector<Call> kEveryCall = {{"Read", {1, 16}},        {"Write", {2, 16}},       {"WriteThrough", {3, 16}},
-                                             {"Flush", {}},            {"Trim", {4, 5}},         {"WriteZeroes", {6, 7}},
-                                             {"Extents", {8, 9}},      {"Prefetch", {10, 11}},   {"View", {12, 13}},
-                                             {"Resize", {0, 8192}}};
+inline const std::vector<Call> kEveryCall = {
+    {"Read", {1, 16}},       {"Write", {2, 16}},  {"WriteThrough", {3, 16}}, {"Flush", {}},      {"Trim", {4, 5}},
+    {"WriteZeroes", {6, 7}}, {"Extents", {8, 9}}, {"Prefetch", {10, 11}},    {"View", {12, 13}}, {"Resize", {0, 8192}}};
 
 }  // namespace buse::testing
 

@@ -183,7 +183,7 @@ struct Capabilities {
 
 template <Device D>
 inline constexpr Capabilities kCapabilities = {
-    .write = CanWrite<D> && CanFlush<D>,
+    .write = CanWrite<D>&& CanFlush<D>,
     .write_through = CanWriteThrough<D>,
     .trim = CanTrim<D>,
     .write_zeroes = CanWriteZeroes<D>,

@@ -43,9 +43,9 @@ inline std::string OptionReply(uint32_t option, uint32_t type, const std::string
 
 // What travels through a ByteTransport, which only points to it.
 struct Bytestream {
-  std::string in;            // what the client sends before it closes its side
-  size_t chunk = SIZE_MAX;   // the most that one receive takes of it
-  std::string out;           // what the server sent
+  std::string in;           // what the client sends before it closes its side
+  size_t chunk = SIZE_MAX;  // the most that one receive takes of it
+  std::string out;          // what the server sent
   int sends = 0;
   size_t taken = 0;
 };

@@ -3,7 +3,8 @@
  * The interface of BUSE (2013), for programs written to it: they compile and link unchanged.
  *
  * What such a program gains: flush, FUA and TRIM are announced only where there is a callback for them; a callback that fails
- * fails that request alone; several clients, sockets besides /dev/nbdN, disks over 2 TiB, and a clean end on SIGINT and SIGTERM.
+ * fails that request alone; several clients, sockets besides /dev/nbdN, disks over 2 TiB, and a clean end on SIGINT and
+ * SIGTERM.
  */
 #ifndef BUSE_H_INCLUDED
 #define BUSE_H_INCLUDED
@@ -14,8 +15,8 @@
 extern "C" {
 #endif
 
-/* Callbacks are made one at a time, from threads of the server's own. They return 0, or an errno value: plain, negative, or in network byte order. `userdata` is
- * what buse_main was given. Lengths and offsets are in bytes and lie within the device. */
+/* Callbacks are made one at a time, from threads of the server's own. They return 0, or an errno value: plain, negative, or in
+ * network byte order. `userdata` is what buse_main was given. Lengths and offsets are in bytes and lie within the device. */
 struct buse_operations {
   /* Fills `buf`. Needed. */
   int (*read)(void *buf, u_int32_t len, u_int64_t offset, void *userdata);
@@ -36,8 +37,8 @@ struct buse_operations {
 };
 
 /* Serves the device until it is disconnected or a signal ends it. `dev_file` is /dev/nbdN, or an NBD URI such as
- * nbd+unix:///?socket=PATH. Returns 0, or after a message on standard error another exit code: 1 I/O trouble, 2 wrong use, 3 no such
- * device, 4 the device is in use. */
+ * nbd+unix:///?socket=PATH. Returns 0, or after a message on standard error another exit code: 1 I/O trouble, 2 wrong use, 3
+ * no such device, 4 the device is in use. */
 int buse_main(const char *dev_file, const struct buse_operations *bop, void *userdata);
 
 #ifdef __cplusplus

@@ -83,8 +83,8 @@ absl::StatusOr<uint64_t> SizeOf(const buse_operations& operations) {
   }
   const uint64_t size = operations.size != 0 ? operations.size : operations.size_blocks * block;
   if (block != 0 && size % block != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("buse_operations.size is ", size, ": no multiple of blksize, ", block, ", so its end could not be reached"));
+    return absl::InvalidArgumentError(absl::StrCat("buse_operations.size is ", size, ": no multiple of blksize, ", block,
+                                                   ", so its end could not be reached"));
   }
   return size;
 }

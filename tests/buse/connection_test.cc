@@ -65,8 +65,7 @@ class Server {
       failures.push_back(std::string(command) + " " + std::to_string(range.offset) + " " + std::string(why.message()));
     };
     stream = {.in = in, .chunk = chunk};
-    auto connection =
-        std::make_unique<Connection<Stack, ByteTransport>>(exported, ByteTransport(stream), *Buffers::Create());
+    auto connection = std::make_unique<Connection<Stack, ByteTransport>>(exported, ByteTransport(stream), *Buffers::Create());
     status = connection->Transmit();
     return stream.out;
   }
@@ -146,7 +145,8 @@ TYPED_TEST(ReadWriteTest, EveryRequestInError) {
       {"write past the end", Request(0, kWrite, 9, size - 1, 2) + "xx", kEnospc},
       {"write near 2^64", Request(0, kWrite, 9, ~0ull, 1) + "x", kEnospc},
       {"write with NO_HOLE", Request(kNoHole, kWrite, 9, 0, 1) + "x", kEinval},
-      {"write longer than the largest payload", Request(0, kWrite, 9, 0, (32 << 20) + 1) + std::string((32 << 20) + 1, 'x'), kEinval},
+      {"write longer than the largest payload", Request(0, kWrite, 9, 0, (32 << 20) + 1) + std::string((32 << 20) + 1, 'x'),
+       kEinval},
       {"write zeroes past the end", Request(0, kWriteZeroes, 9, size, 1), kEnospc},
       {"write zeroes of 2^32-1", Request(0, kWriteZeroes, 9, 0, 0xffffffff), kEnospc},
       {"write zeroes with FAST_ZERO, not announced", Request(kFastZero, kWriteZeroes, 9, 0, 1), kEinval},
@@ -178,7 +178,8 @@ TYPED_TEST(ReadWriteTest, RequestsOfNoLengthSucceed) {
 
 TYPED_TEST(ReadWriteTest, DiscAnswersWhatCameBeforeAndIgnoresTheRest) {
   Server<TypeParam> server;
-  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 0, 4) + Request(0, kDisc, 2, 0, 0) + "anything"), SimpleReply(0, 1, std::string(4, '\0')));
+  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 0, 4) + Request(0, kDisc, 2, 0, 0) + "anything"),
+            SimpleReply(0, 1, std::string(4, '\0')));
   EXPECT_TRUE(server.status.ok());
 }
 
@@ -216,13 +217,16 @@ TEST(ConnectionTest, AFailedReadSendsNoPayloadAndTheNextRequestIsServed) {
 
 TEST(ConnectionTest, EveryFailureOfTheDeviceBecomesItsError) {
   const std::pair<absl::Status, uint32_t> table[] = {
-      {absl::InternalError("x"), 5},           {absl::DataLossError("x"), 5},      {absl::PermissionDeniedError("x"), 1},
-      {absl::ResourceExhaustedError("x"), 28}, {absl::UnavailableError("x"), 5},   {absl::InvalidArgumentError("x"), 22},
-      {absl::UnimplementedError("x"), 22}, {absl::OutOfRangeError("x"), 22},     {absl::CancelledError("x"), 108},   {absl::UnknownError("x"), 5},
+      {absl::InternalError("x"), 5},         {absl::DataLossError("x"), 5},
+      {absl::PermissionDeniedError("x"), 1}, {absl::ResourceExhaustedError("x"), 28},
+      {absl::UnavailableError("x"), 5},      {absl::InvalidArgumentError("x"), 22},
+      {absl::UnimplementedError("x"), 22},   {absl::OutOfRangeError("x"), 22},
+      {absl::CancelledError("x"), 108},      {absl::UnknownError("x"), 5},
   };
   for (const auto& [error, number] : table) {
-    for (const std::string& request : {Request(0, kRead, 1, 0, 1), Request(0, kWrite, 1, 0, 1) + "x", Request(0, kFlush, 1, 0, 0),
-                                       Request(0, kTrim, 1, 0, 1), Request(0, kWriteZeroes, 1, 0, 1), Request(0, kCache, 1, 0, 1)}) {
+    for (const std::string& request :
+         {Request(0, kRead, 1, 0, 1), Request(0, kWrite, 1, 0, 1) + "x", Request(0, kFlush, 1, 0, 0),
+          Request(0, kTrim, 1, 0, 1), Request(0, kWriteZeroes, 1, 0, 1), Request(0, kCache, 1, 0, 1)}) {
       Server<Full> server;
       server.script.fail_at = 0;
       server.script.error = error;
@@ -269,9 +273,11 @@ TEST(ConnectionTest, WhatADeviceLacksIsEmulatedOrRefused) {
 }
 
 TEST(ConnectionTest, AReadOnlyDeviceRefusesEveryChange) {
-  for (const std::string& request : {Request(0, kWrite, 1, 0, 1) + "x", Request(0, kWriteZeroes, 1, 0, 1), Request(0, kTrim, 1, 0, 1)}) {
+  for (const std::string& request :
+       {Request(0, kWrite, 1, 0, 1) + "x", Request(0, kWriteZeroes, 1, 0, 1), Request(0, kTrim, 1, 0, 1)}) {
     Server<Bare> server;
-    EXPECT_EQ(server.Serve(request + Request(0, kRead, 2, 0, 1)), SimpleReply(kEperm, 1) + SimpleReply(0, 2, std::string(1, '\0')));
+    EXPECT_EQ(server.Serve(request + Request(0, kRead, 2, 0, 1)),
+              SimpleReply(kEperm, 1) + SimpleReply(0, 2, std::string(1, '\0')));
   }
   Server<Bare> server;
   EXPECT_EQ(server.Serve(Request(0, kFlush, 1, 0, 0)), SimpleReply(kEinval, 1)) << "FLUSH was not announced";
@@ -280,9 +286,10 @@ TEST(ConnectionTest, AReadOnlyDeviceRefusesEveryChange) {
 
 TEST(ConnectionTest, RequestsMustBeAlignedToTheAnnouncedBlock) {
   Server<Full512> server;
-  EXPECT_EQ(server.Serve(Request(0, kRead, 1, 1, 512) + Request(0, kRead, 2, 512, 511) + Request(0, kWrite, 3, 256, 4) + "data" +
-                         Request(0, kRead, 4, 512, 512)),
-            SimpleReply(kEinval, 1) + SimpleReply(kEinval, 2) + SimpleReply(kEinval, 3) + SimpleReply(0, 4, std::string(512, '\0')));
+  EXPECT_EQ(
+      server.Serve(Request(0, kRead, 1, 1, 512) + Request(0, kRead, 2, 512, 511) + Request(0, kWrite, 3, 256, 4) + "data" +
+                   Request(0, kRead, 4, 512, 512)),
+      SimpleReply(kEinval, 1) + SimpleReply(kEinval, 2) + SimpleReply(kEinval, 3) + SimpleReply(0, 4, std::string(512, '\0')));
   EXPECT_EQ(server.script.calls, (std::vector<Call>{{"View", {512, 512}}}));
 }
 
@@ -299,8 +306,8 @@ TEST(ConnectionTest, AViewOfTheWrongLengthIsAnErrorOfThatRequestAlone) {
 }
 
 TEST(ConnectionTest, WhatIsFinishedDoesNotWaitForWhatMayTakeLong) {
-  for (const std::string& slow : {Request(0, kFlush, 2, 0, 0), Request(0, kTrim, 2, 0, 512), Request(0, kWriteZeroes, 2, 0, 512),
-                                  Request(kFua, kWrite, 2, 0, 1) + "x"}) {
+  for (const std::string& slow : {Request(0, kFlush, 2, 0, 0), Request(0, kTrim, 2, 0, 512),
+                                  Request(0, kWriteZeroes, 2, 0, 512), Request(kFua, kWrite, 2, 0, 1) + "x"}) {
     Server<Full> server;
     server.Serve(Request(0, kRead, 1, 0, 512) + slow);
     EXPECT_EQ(server.stream.sends, 2) << "the read's answer goes ahead";
@@ -339,13 +346,15 @@ TEST(ConnectionTest, HostileBytesDoNoHarm) {
           in.insert(at, in.substr(at, random() % 40));
           break;
         default:
-          in.replace(at, std::min<size_t>(4, in.size() - at), Big(4, 0xffffffff).substr(0, std::min<size_t>(4, in.size() - at)));
+          in.replace(at, std::min<size_t>(4, in.size() - at),
+                     Big(4, 0xffffffff).substr(0, std::min<size_t>(4, in.size() - at)));
       }
     }
     Server<Memory> server;
     server.Serve(in, 1 + random() % 500);
     ended_early += !server.status.ok();
-    EXPECT_EQ(server.Serve(Request(0, kWrite, 1, 0, 1) + "x" + Request(0, kRead, 2, 0, 1)), SimpleReply(0, 1) + SimpleReply(0, 2, "x"));
+    EXPECT_EQ(server.Serve(Request(0, kWrite, 1, 0, 1) + "x" + Request(0, kRead, 2, 0, 1)),
+              SimpleReply(0, 1) + SimpleReply(0, 2, "x"));
   }
   EXPECT_GT(ended_early, 100) << "the bytes were not hostile";
 }

@@ -58,9 +58,7 @@ std::string InfoRequest(const std::string& name, std::initializer_list<uint16_t>
 
 const std::string kInfoExportReply = Big(2, 0) + Big(8, 0x123456789a) + Big(2, 0x0565);
 
-TEST(HandshakeTest, GreetsAsFixedNewstyle) {
-  EXPECT_EQ(Handshake(kExport).Greeting(), "NBDMAGICIHAVEOPT" + Big(2, 3));
-}
+TEST(HandshakeTest, GreetsAsFixedNewstyle) { EXPECT_EQ(Handshake(kExport).Greeting(), "NBDMAGICIHAVEOPT" + Big(2, 3)); }
 
 TEST(HandshakeTest, UnknownClientFlagsEndTheSession) {
   const Session session = Talk(Big(4, 4) + ClientOption(kList, ""));
@@ -80,7 +78,8 @@ TEST(HandshakeTest, ExportNameIsAnsweredWithAndWithoutZeroes) {
 }
 
 TEST(HandshakeTest, AnUnknownExportNameEndsTheSession) {
-  for (const std::string& name : {std::string("other"), std::string("disk "), std::string(4096, 'x'), std::string(1 << 20, 'x')}) {
+  for (const std::string& name :
+       {std::string("other"), std::string("disk "), std::string(4096, 'x'), std::string(1 << 20, 'x')}) {
     const Session session = Talk(kFixed + ClientOption(kExportName, name), 4096);
     EXPECT_EQ(session.outcome, Outcome::kClose);
     EXPECT_EQ(session.out, "");
@@ -122,7 +121,8 @@ TEST(HandshakeTest, BlockSizesOtherThanTheDefaultAreToldUnasked) {
 }
 
 TEST(HandshakeTest, InfoOfAnUnknownNameIsAnErrorAndTheSessionGoesOn) {
-  const Session session = Talk(kFixed + ClientOption(kGo, InfoRequest("other", {})) + ClientOption(kGo, InfoRequest("disk", {})));
+  const Session session =
+      Talk(kFixed + ClientOption(kGo, InfoRequest("other", {})) + ClientOption(kGo, InfoRequest("disk", {})));
   EXPECT_EQ(session.out.substr(0, 16), OptionReply(kGo, kErrUnknown).substr(0, 16));
   EXPECT_EQ(session.outcome, Outcome::kTransmit);
 }

@@ -28,8 +28,8 @@ using testing::NbdClient;
 using testing::Process;
 using testing::Request;
 using testing::Result;
-using testing::RunToEnd;
 using testing::Runfile;
+using testing::RunToEnd;
 using testing::SimpleReply;
 
 constexpr uint16_t kRead = 0, kWrite = 1, kDisc = 2, kFlush = 3;
@@ -145,7 +145,8 @@ TEST(ServeTest, AKernelWithoutNbdIsNamedWithTheWayOut) {
 TEST(ServeTest, HelpTeaches) {
   const Result result = RunToEnd({kMemdisk, "--help"});
   EXPECT_EQ(result.exit_code, 0);
-  for (const char* part : {"Usage: memdisk", "SIZE", "TARGET", "stack", "--verbose", "-v", "--disconnect", "Exit codes", "memdisk 128M"}) {
+  for (const char* part :
+       {"Usage: memdisk", "SIZE", "TARGET", "stack", "--verbose", "-v", "--disconnect", "Exit codes", "memdisk 128M"}) {
     EXPECT_NE(result.output.find(part), std::string::npos) << part << "\n" << result.output;
   }
 }
@@ -257,7 +258,8 @@ TEST(ServeTest, ARefusedFlushAtTheEndIsAnExitCode) {
 TEST(ServeTest, AClosedStandardOutputDoesNotLandInTheDisk) {
   Folder folder;
   for (const char* closed : {">&-", "2>&-", "<&- >&- 2>&-"}) {
-    Process program({"sh", "-c", "exec " + kLoopback + " " + (folder / "disk") + " --create 1M '" + Uri(folder / "s") + "' " + closed});
+    Process program(
+        {"sh", "-c", "exec " + kLoopback + " " + (folder / "disk") + " --create 1M '" + Uri(folder / "s") + "' " + closed});
     bool served = false;
     for (int tries = 0; tries < 200 && !served; ++tries) {
       usleep(20000);
@@ -279,9 +281,11 @@ TEST(ServeTest, AFullPipeOfMessagesHoldsNothingUp) {
   Folder folder;
   std::ofstream(folder / "disk") << std::string(1 << 20, 'x');
   // Nobody reads the pipe, which is full before the server starts.
-  Process program({"bash", "-c",
-                   "exec 2> >(exec sleep 10 >/dev/null 2>&1); dd if=/dev/zero bs=1k count=1000 oflag=nonblock of=/dev/stderr status=none; "
-                   "exec " + kLoopback + " " + (folder / "disk") + " '" + Uri(folder / "s") + "'"});
+  Process program(
+      {"bash", "-c",
+       "exec 2> >(exec sleep 10 >/dev/null 2>&1); dd if=/dev/zero bs=1k count=1000 oflag=nonblock of=/dev/stderr status=none; "
+       "exec " +
+           kLoopback + " " + (folder / "disk") + " '" + Uri(folder / "s") + "'"});
   ASSERT_TRUE(program.WaitFor("Ctrl-C"));
   NbdClient client(folder / "s");
   ASSERT_TRUE(client.Go());

@@ -59,7 +59,8 @@ TEST(BuseCTest, KeepsWhatIsWrittenAndEndsCleanly) {
   served.program.Signal(SIGTERM);
   EXPECT_EQ(served.program.Wait(), 0);
   // One flush was asked for, one comes at the end.
-  EXPECT_NE(served.program.output().find("disconnected after 1 writes, 2 flushes"), std::string::npos) << served.program.output();
+  EXPECT_NE(served.program.output().find("disconnected after 1 writes, 2 flushes"), std::string::npos)
+      << served.program.output();
 }
 
 TEST(BuseCTest, AnErrorFailsThatRequestAloneHoweverItIsSpelled) {

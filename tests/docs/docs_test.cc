@@ -21,7 +21,7 @@ std::string Content(const std::string& path) {
   return content.str();
 }
 
-// What a page shows of "FILE" (all but its opening comment and the marks of regions) or of "FILE#REGION".
+// What a page shows of "FILE" (all but its opening comment, the marks of regions and the formatter's) or of "FILE#REGION".
 std::string Shown(const std::string& source) {
   const size_t hash = source.find('#');
   std::istringstream lines(Content(source.substr(0, hash)));
@@ -31,6 +31,7 @@ std::string Shown(const std::string& source) {
   for (std::string line; std::getline(lines, line);) {
     if (opening && (line.rfind("//", 0) == 0 || line.empty())) continue;
     opening = false;
+    if (line.rfind("// clang-format", 0) == 0) continue;
     if (line.rfind("// [", 0) == 0) {
       if (line == "// [" + region + "]") inside = true;
       if (line == "// [/" + region + "]") inside = false;

@@ -13,8 +13,8 @@ namespace buse {
 namespace {
 
 using testing::Result;
-using testing::RunToEnd;
 using testing::Runfile;
+using testing::RunToEnd;
 
 uint64_t Instructions(const std::string& stack, uint64_t requests) {
   const Result result = RunToEnd({"valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
@@ -44,7 +44,8 @@ TEST(InstructionCountTest, EightPassthroughAddNothing) {
   constexpr uint64_t kRequests = 40000;
   const double bare = InstructionsOfRequests("memory", kRequests);
   const double deep = InstructionsOfRequests("passthrough8", kRequests);
-  std::printf("instructions per request: %.3f over memory, %.3f through eight layers more\n", bare / kRequests, deep / kRequests);
+  std::printf("instructions per request: %.3f over memory, %.3f through eight layers more\n", bare / kRequests,
+              deep / kRequests);
   RecordProperty("instructions_per_request", std::to_string(bare / kRequests));
   EXPECT_GT(bare / kRequests, 20) << "nothing was served";
   EXPECT_NEAR(deep / bare, 1, 3e-6);

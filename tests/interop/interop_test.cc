@@ -61,8 +61,8 @@ class InteropTest : public ::testing::Test {
 TEST_F(InteropTest, NbdinfoTellsWhatTheTypeSays) {
   Serve({"memdisk", "128M", uri_});
   const std::string info = Do("nbdinfo \"$URI\"");
-  for (const char* part : {"newstyle-fixed", "export-size: 134217728 (128M)", "is_read_only: false", "can_flush: true", "can_fua: true",
-                           "can_multi_conn: true", "can_trim: true", "can_zero: true", "block_size_minimum: 1",
+  for (const char* part : {"newstyle-fixed", "export-size: 134217728 (128M)", "is_read_only: false", "can_flush: true",
+                           "can_fua: true", "can_multi_conn: true", "can_trim: true", "can_zero: true", "block_size_minimum: 1",
                            "block_size_preferred: 4096", "block_size_maximum: 33554432", "128 MiB served by memdisk"}) {
     ExpectSays(info, part);
   }
@@ -111,7 +111,8 @@ TEST_F(InteropTest, NbdcopyBetweenAFileServerAndAnImage) {
 TEST_F(InteropTest, FioVerifiesFourConnectionsAtDepth32) {
   const std::string fio =
       "fio --name=verify --ioengine=nbd --uri=\"$URI\" --rw=randrw --rwmixread=30 --bsrange=512-64k --iodepth=32 --numjobs=4 "
-      "--size=64M --offset_increment=64M --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 --randseed=7 --group_reporting";
+      "--size=64M --offset_increment=64M --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 --randseed=7 "
+      "--group_reporting";
   Serve({"memdisk", "256M", uri_});
   ExpectSays(Do(fio), "err= 0");
   EndServer();
@@ -123,17 +124,18 @@ TEST_F(InteropTest, FioVerifiesFourConnectionsAtDepth32) {
 
 TEST_F(InteropTest, QemuImgConvertsAndCompares) {
   Serve({"memdisk", "64M", uri_});
-  Do("head -c 64M /dev/urandom > in; qemu-img convert -n -f raw -O raw in \"$URI\"; qemu-img compare -f raw -F raw in \"$URI\"");
+  Do("head -c 64M /dev/urandom > in; qemu-img convert -n -f raw -O raw in \"$URI\"; qemu-img compare -f raw -F raw in "
+     "\"$URI\"");
   ExpectSays(Do("qemu-img info \"$URI\""), "64 MiB");
   Do("qemu-img convert -f raw -O qcow2 \"$URI\" out.qcow2; qemu-img compare -f raw -F qcow2 in out.qcow2");
 }
 
 TEST_F(InteropTest, QemuIoWritesZeroesDiscardsAndFlushes) {
   Serve({"memdisk", "16M", uri_});
-  const std::string output =
-      Do("qemu-io -f raw -c 'write -P 7 0 1M' -c 'read -P 7 0 1M' -c 'write -f -P 8 64k 64k' -c 'write -z 256k 64k' "
-         "-c 'read -P 0 256k 64k' -c 'write -z -u 512k 64k' -c 'read -P 0 512k 64k' -c 'discard 128k 64k' -c 'read -P 0 128k 64k' "
-         "-c 'read -P 8 64k 64k' -c 'read -P 7 0 64k' -c flush -c 'write -P 9 16776704 512' -c 'read -P 9 16776704 512' \"$URI\"");
+  const std::string output = Do(
+      "qemu-io -f raw -c 'write -P 7 0 1M' -c 'read -P 7 0 1M' -c 'write -f -P 8 64k 64k' -c 'write -z 256k 64k' "
+      "-c 'read -P 0 256k 64k' -c 'write -z -u 512k 64k' -c 'read -P 0 512k 64k' -c 'discard 128k 64k' -c 'read -P 0 128k 64k' "
+      "-c 'read -P 8 64k 64k' -c 'read -P 7 0 64k' -c flush -c 'write -P 9 16776704 512' -c 'read -P 9 16776704 512' \"$URI\"");
   EXPECT_EQ(output.find("failed"), std::string::npos) << output;
   EndServer();
 }

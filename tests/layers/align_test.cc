@@ -24,8 +24,8 @@
 #include "layers/contract.h"
 #include "layers/observer.h"
 #include "layers/operation.h"
-#include "tests/fail_nth.h"
 #include "tests/every_operation.h"
+#include "tests/fail_nth.h"
 #include "tests/leaves.h"
 
 template struct buse::Align<buse::testing::Full>;
