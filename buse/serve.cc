@@ -39,8 +39,10 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// How long clients may take to read the answers that are on their way when the server ends.
-constexpr std::chrono::seconds kGrace(5);
+// How long what clients asked for may take when the server ends, their reading of the answers included.
+constexpr std::chrono::seconds kGrace(10);
+// After this long, an administrator who waits for a device to be detached is told why.
+constexpr std::chrono::seconds kTellAfter(3);
 
 void Announce(const std::string& text) {
   std::fputs(text.c_str(), stdout);
@@ -144,7 +146,7 @@ absl::Status Loop::Drain() {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - steady_clock::now()).count();
     int ready_fd = -1;
     if (left > 0 && Wait(nullptr, left, ready_fd) == Event::kClientEnded) continue;
-    Say(service_.program, absl::StrCat(clients_.count(), " clients do not read their answers: disconnecting them"));
+    Say(service_.program, absl::StrCat(clients_.count(), " clients are still busy, or do not read their answers: disconnecting"));
     break;
   }
   clients_.Disconnect();
@@ -193,7 +195,7 @@ absl::Status Loop::Detach(KernelAttachment& attachment, const std::string& devic
   bool said = false;
   return attachment.Detach([&] {
     if (!clients_.AnyRuns() || signals_.count() > before) return false;
-    if (!said && steady_clock::now() - start > kGrace) {
+    if (!said && steady_clock::now() - start > kTellAfter) {
       said = true;
       Say(service_.program, absl::StrCat(device, ": writing back what the kernel has cached; signal once more to give it up"));
     }
@@ -233,10 +235,6 @@ absl::Status Loop::ServeKernel(const Target& target) {
   if (detached.ok() && broken_) return absl::InternalError(absl::StrCat(target.path, " was lost before it was disconnected"));
   return detached;
 }
-
-}  // namespace
-
-namespace {
 
 constexpr char kExitCodes[] =
     "0  ended as asked, all data flushed\n"
