@@ -32,6 +32,7 @@ enum class Unit {
 // One option. Its default is what a default-constructed Config holds.
 template <class Config>
 struct Option {
+  // A compiler that "could not convert" a description means another type of field here, or more options than it has room for.
   // false: a flag that is off unless given. Numbers are whole and not negative. Text is taken as it is.
   std::variant<bool Config::*, uint64_t Config::*, std::string Config::*> field;
   const char* name;  // "offset" for --offset, lower case with dashes. A positional is shown in capitals.

@@ -189,9 +189,10 @@ consteval bool IsDevice() {
     static_assert(
         !CanWrite<D> || CanFlush<D>,
         "buse: a device with Write needs Flush: absl::Status Flush(State&). Without it, what was written could be lost "
-        "and nobody would know");
+        "and nobody would know. (A layer's Write is there only where it says requires CanWrite<Below>)");
     static_assert(CanWrite<D> || !(CanWriteThrough<D> || CanTrim<D> || CanWriteZeroes<D>),
-                  "buse: a device without Write is read-only, so it cannot have WriteThrough, Trim or WriteZeroes");
+                  "buse: a device without Write is read-only, so it cannot have WriteThrough, Trim or WriteZeroes. (A "
+                  "Write of another signature than that in buse/device.h does not count)");
     if constexpr (HasConstants<D>) static_assert(D::kBlockSize >= 1, "buse: kBlockSize is in bytes and at least 1");
   }
   return true;

@@ -354,7 +354,10 @@ std::string Limits(const OptionInfo& option) {
     } else if (option.max < UINT64_MAX) {
       limits.push_back(absl::StrCat("at most ", max));
     }
-    if (!option.required) limits.push_back(absl::StrCat("default ", Format(option.unit, **field)));
+    // A default of no bytes means "not given", as the help of such an option says.
+    if (!option.required && (**field != 0 || option.unit != Unit::kBytes)) {
+      limits.push_back(absl::StrCat("default ", Format(option.unit, **field)));
+    }
   }
   if (auto* const* field = std::get_if<std::string*>(&option.value)) {
     if (!option.required && !(*field)->empty()) limits.push_back(absl::StrCat("default ", **field));

@@ -83,6 +83,29 @@ template <class D>
 concept HasBelow = requires {
   typename D::Below;
 };
+template <class D>
+concept ConfiguresBelow = requires(typename D::Config& config) {
+  config.below;
+};
+
+constexpr bool SameText(const char* a, const char* b) {
+  for (; *a != 0 && *a == *b; ++a, ++b) {
+  }
+  return *a == *b;
+}
+
+// Whether a description has a name and a sentence for each of its options, and no name twice.
+template <class D>
+consteval bool NamesItsOptions() {
+  constexpr auto kDescription = D::Describe();
+  for (size_t i = 0; i < kDescription.options.size(); ++i) {
+    if (kDescription.options[i].name == nullptr || kDescription.options[i].help == nullptr) return false;
+    for (size_t j = 0; j < i; ++j) {
+      if (SameText(kDescription.options[i].name, kDescription.options[j].name)) return false;
+    }
+  }
+  return true;
+}
 
 template <class D>
 void AppendLayers(typename D::Config& config, int depth, std::vector<LayerInfo>& layers);
@@ -114,7 +137,14 @@ void AppendLayers(typename D::Config& config, int depth, std::vector<LayerInfo>&
       CanDescribe<D>,
       "buse: this layer lacks Describe: static constexpr buse::Description<Config, N> Describe(), its name, a sentence and "
       "its options, from which the command line is made");
+  static_assert(
+      HasBelow<D> == ConfiguresBelow<D>,
+      "buse: a layer names the device below it, `using Below = B;`, and its Config holds that one's as `below`; here one "
+      "of the two is missing");
   if constexpr (CanDescribe<D>) {
+    static_assert(NamesItsOptions<D>(),
+                  "buse: Describe() of this layer has an option without a name or help (is N of Description<Config, N> their "
+                  "number?), or two of one name");
     layers.push_back(DescribeOptions(D::Describe(), config));
     layers.back().depth = depth;
     if constexpr (HasBelow<D>) Branches<typename D::Below>::Append(config.below, depth + 1, layers);
@@ -151,8 +181,8 @@ void MakeNamesDistinct(std::vector<LayerInfo>& layers);
 
 // Sets the fields behind `layers` from the command line. Positionals are those of the layers in their order, then the others;
 // where fewer are given than there are, the optional ones go without, last first.
-// Errors: kInvalidArgument with one sentence that names the option, the value, the limit and what to do; some fields may then be
-// set.
+// Errors: kInvalidArgument with one sentence that names the option, the value, the limit and what to do; some fields may then
+// be set.
 absl::StatusOr<ParseResult> ParseCommandLine(int argc, const char* const* argv, const Program& program,
                                              std::vector<LayerInfo>& layers);
 

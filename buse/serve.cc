@@ -146,7 +146,8 @@ absl::Status Loop::Drain() {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - steady_clock::now()).count();
     int ready_fd = -1;
     if (left > 0 && Wait(nullptr, left, ready_fd) == Event::kClientEnded) continue;
-    Say(service_.program, absl::StrCat(clients_.count(), " clients are still busy, or do not read their answers: disconnecting"));
+    Say(service_.program,
+        absl::StrCat(clients_.count(), " clients are still busy, or do not read their answers: disconnecting"));
     break;
   }
   clients_.Disconnect();
@@ -286,6 +287,22 @@ void LimitedLog::Say(absl::string_view message) {
   buse::Say(program_, message);
 }
 
+void EnterCallersFolder() {
+  const char* folder = std::getenv("BUILD_WORKING_DIRECTORY");
+  if (folder != nullptr && chdir(folder) != 0) std::perror(folder);
+}
+
+absl::Status CheckTarget(const ServeOptions& options) {
+  const uint64_t block = options.block_size;
+  if (block != 0 && ((block & (block - 1)) != 0 || block < 512)) {
+    return absl::InvalidArgumentError(absl::StrCat("--block-size: ", block, " is none of 512, 1024, 2048 and 4096"));
+  }
+  if (options.target.empty()) return absl::OkStatus();
+  absl::StatusOr<Target> target = ParseTarget(options.target);
+  if (!target.ok()) return target.status();
+  return target->kind == Target::Kind::kKernelDevice ? CheckKernelDevice(target->path) : absl::OkStatus();
+}
+
 absl::Status Serve(Service& service, const ServeOptions& options) {
   Target target;
   if (options.target.empty()) {
@@ -320,7 +337,7 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
   std::string arguments;  // what the layers need, by example
   for (const LayerInfo& layer : layers) {
     for (const OptionInfo& option : layer.options) {
-      if (option.required) absl::StrAppend(&arguments, " ", option.unit == Unit::kBytes ? "128M" : option.name);
+      if (option.required) absl::StrAppend(&arguments, " ", option.unit == Unit::kBytes ? "128M" : "disk.img");
     }
   }
   return {.name = name,

@@ -114,6 +114,12 @@ struct Service {
   std::function<absl::Status()> flush;
 };
 
+// Under `bazel run`, goes to the folder it was called from, so that a relative path means what was typed.
+void EnterCallersFolder();
+
+// What can be said against the target and its options before anything is opened or created. Errors as those of Serve.
+absl::Status CheckTarget(const ServeOptions& options);
+
 // Serves until a signal, or until the kernel device is disconnected: then requests in flight are finished, the device is
 // flushed and the target is free again. Prints where it serves, and what to type next, to standard output.
 // SIGINT, SIGTERM and SIGHUP are its own meanwhile; a second one gives up what the first waits for.

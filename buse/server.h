@@ -115,6 +115,7 @@ class Server {
   // The `main` of a program that serves one `Stack`: options, help, serving, signals. Returns the exit code (buse/serve.h).
   static int Main(int argc, char** argv) {
     const ServingProcess process;
+    EnterCallersFolder();
     typename Stack::Config config{};
     ServeOptions options;
     std::vector<LayerInfo> layers = DescribeStack<Stack>(config);
@@ -126,6 +127,7 @@ class Server {
     const absl::StatusOr<ParseResult> parsed = ParseCommandLine(argc, argv, program, layers);
     if (!parsed.ok()) return ExitWith(program.name, parsed.status());
     if (*parsed == ParseResult::kHelp) return kExitOk;
+    if (absl::Status status = CheckTarget(options); !status.ok()) return ExitWith(program.name, status);
     // Logging is a layer, so that it costs nothing when it is not asked for.
     return ExitWith(program.name, options.verbose ? OpenAndServe<Log<Stack>>(program.name, {.below = config}, options)
                                                   : OpenAndServe<Stack>(program.name, config, options));

@@ -101,7 +101,7 @@ absl::StatusOr<std::string> ParseExportName(absl::string_view path) {
 
 absl::Status UnknownParameter(absl::string_view name) {
   if (absl::StartsWith(name, "tls-")) return Refused("asks for ", name, ", but TLS is not supported");
-  return Refused("has an unknown parameter ", Quoted(name), ": only nbd+unix has one, socket");
+  return Refused("has an unknown parameter ", Quoted(name), ": the only one is that of nbd+unix:///NAME?socket=PATH");
 }
 
 absl::StatusOr<std::string> ParseSocketPath(absl::string_view query) {

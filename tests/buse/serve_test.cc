@@ -116,6 +116,9 @@ TEST(ServeTest, BadCommandLines) {
       {{kMemdisk, "1M", "/dev/null"}, 3, "/dev/null"},
       {{kMemdisk, "1M", "/dev/nbd-none"}, 3, "nbd"},
       {{kMemdisk, "1M", Uri(folder / "s"), "more"}, 2, "more"},
+      {{kMemdisk, "1M", Uri(folder / "s"), "--block-size", "777"}, 2, "777"},
+      {{kLoopback, folder / "new", "--create", "1M", "/dev/null"}, 3, "/dev/null"},
+      {{kLoopback, folder / "new"}, 3, "new"},  // the line before created nothing
       {{kMemdisk, "1M", "--ofset"}, 2, "--ofset"},
       {{kMemdisk, "1M", "--max-clients", "0"}, 2, "max-clients"},
       {{kMemdisk, "1M", "--max-clients", "many"}, 2, "many"},
@@ -216,6 +219,13 @@ TEST(ServeTest, TheSocketOfALiveServerIsNot) {
   EXPECT_EQ(second.exit_code, 4);
   EXPECT_NE(second.output.find("already"), std::string::npos) << second.output;
   EXPECT_TRUE(ServesWell(served.path));
+}
+
+TEST(ServeTest, ARelativePathMeansWhatWasTypedUnderBazelRun) {
+  Folder folder;
+  Process program({"env", "BUILD_WORKING_DIRECTORY=" + (folder / "."), kLoopback, "disk", "--create", "1M", Uri(folder / "s")});
+  ASSERT_TRUE(program.WaitFor("Ctrl-C")) << program.output();
+  EXPECT_EQ(access((folder / "disk").c_str(), F_OK), 0);
 }
 
 TEST(ServeTest, AFileInUseIsBusy) {

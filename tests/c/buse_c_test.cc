@@ -28,6 +28,10 @@ struct Served {
         program({Runfile("tests/c/ramdisk"), "nbd+unix:///?socket=" + path, letters}) {
     EXPECT_TRUE(program.WaitFor("Ctrl-C")) << program.output();
   }
+  ~Served() {
+    program.Signal(SIGTERM);
+    EXPECT_EQ(program.Wait(), 0) << program.output();
+  }
   std::string path;
   Process program;
 };
