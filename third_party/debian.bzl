@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Abseil, GoogleTest, Google Benchmark, CLI11, zlib and libnl under their upstream labels, from the files of Debian 12 packages.
+"""Abseil, GoogleTest, Google Benchmark, CLI11, libnl and some C libraries under their upstream labels, from the files of Debian 12 packages.
 
 tools/setup installs the packages; nothing is downloaded. Each repository is named as its http_archive would be, so the
 BUILD files are the same with either. Headers are copied, not linked: --config=strict hides those in /usr/include, so that
@@ -180,18 +180,27 @@ debian_cli11 = repository_rule(
     local = True,
 )
 
-def _zlib_impl(ctx):
+# A C library: its headers, by their names under /usr/include, and what to link.
+def _c_library_impl(ctx):
+    ctx.file("WORKSPACE", "workspace(name = %r)\n" % ctx.name)
     ctx.execute(["mkdir", "include"])
-    for header in ["zlib.h", "zconf.h"]:
-        _copy(ctx, "/usr/include/" + header, "include/" + header)
-    ctx.file("WORKSPACE", "workspace(name = \"zlib\")\n")
+    for header in ctx.attr.headers:
+        _copy(ctx, "/usr/include/" + header, "include")
+        multiarch = _libdir(ctx, "libc.so").replace("/lib/", "/include/") + "/" + header
+        if ctx.path(multiarch).exists:
+            _copy(ctx, multiarch, "include")
     ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
-cc_library(name = "zlib", hdrs = glob(["include/*.h"]), includes = ["include"], linkopts = ["-lz"])
-""")
+cc_library(name = %r, hdrs = glob(["include/**/*.h"]), includes = ["include"], linkopts = ["-l%s"])
+""" % (ctx.attr.target, ctx.attr.library))
 
-debian_zlib = repository_rule(
-    implementation = _zlib_impl,
-    attrs = {"deb": attr.string(default = "zlib1g-dev")},
+debian_c_library = repository_rule(
+    implementation = _c_library_impl,
+    attrs = {
+        "deb": attr.string(mandatory = True),
+        "headers": attr.string_list(mandatory = True),
+        "library": attr.string(mandatory = True),
+        "target": attr.string(mandatory = True),
+    },
     local = True,
 )
 
@@ -244,5 +253,8 @@ def debian_repositories():
     debian_googletest(name = "com_google_googletest")
     debian_benchmark(name = "com_github_google_benchmark")
     debian_cli11(name = "cli11")
-    debian_zlib(name = "zlib")
+    debian_c_library(name = "zlib", target = "zlib", deb = "zlib1g-dev", headers = ["zlib.h", "zconf.h"], library = "z")
+    debian_c_library(name = "isal", target = "isal", deb = "libisal-dev", headers = ["isa-l", "isa-l.h"], library = "isal")
+    debian_c_library(name = "xxhash", target = "xxhash", deb = "libxxhash-dev", headers = ["xxhash.h", "xxh3.h"], library = "xxhash")
+    debian_c_library(name = "openssl", target = "crypto", deb = "libssl-dev", headers = ["openssl"], library = "crypto")
     libnl(name = "libnl")
