@@ -43,6 +43,8 @@ struct Option {
   bool required = false;
   uint64_t min = 0;  // of a number, inclusive
   uint64_t max = UINT64_MAX;
+  // Of use only when a medium is made: where the program has a verb for that (buse/verbs.h), only that one takes it.
+  bool shapes_medium = false;
 };
 
 template <class Config, size_t kOptions = 0>

@@ -27,6 +27,10 @@
 //   Status Resize(State&, uint64_t size) OK: Size is the new one; what was added reads as zeroes. kInvalidArgument: it cannot
 //                                        have that size
 //   bool Writable(const State&)          false: opened read-only. Absent: what the devices below say
+//   Status Format(const Config&, decltype(State::below)&, Progress)   of a layer with a format of its own on the device below:
+//   Status Check(State&, const CheckReport&)                          makes the medium, and reads all of it; buse/medium.h
+//   StatusOr<MemoryContents> HandOver(State&), void Adopt(Config&, const MemoryContents&)   of a leaf that keeps its bytes in
+//                                        memory: for the process that takes over from this one; buse/handover.h
 //   Describe()                           the layer's name, options and help: buse/description.h
 //
 // Mandatory: Config, State, the constants, Open, Size, Read. Any other function is offered by being there and refused by

@@ -58,6 +58,17 @@ class Disk {
     return Disk(std::move(state));
   }
 
+  // Closes the stack, and opens it again in its place: references to the state stay good. Until Reopen has succeeded, nothing
+  // else may be called.
+  void Close() {
+    std::destroy_at(&state());
+    std::construct_at(state_.get());
+  }
+  absl::Status Reopen(const typename Stack::Config& config) {
+    Close();
+    return Stack::Open(config, state());
+  }
+
   uint64_t size() const { return Stack::Size(state()); }
   static constexpr uint64_t block_size() { return Stack::kBlockSize; }
   // False: changes are refused.

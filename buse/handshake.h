@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The server's side of fixed newstyle negotiation, without any I/O: bytes in, bytes out. Source: doc/proto.md of the NBD
-// project, sections "Handshake" and "Option types".
+// project, sections "Handshake", "Metadata querying" and "Option types", and for extended headers that of its branch
+// extension-ext-header.
 
 #ifndef BUSE_HANDSHAKE_H_
 #define BUSE_HANDSHAKE_H_
@@ -40,6 +41,9 @@ class Handshake {
   // Takes whole messages from the front of `in`, says how much it took, and appends its answers to `out`.
   Outcome Advance(ConstBytes in, size_t& consumed, std::string& out);
 
+  // After kTransmit.
+  nbd::Terms terms() const;
+
   // After kClose: why, for the log. Empty where the client asked for the end.
   absl::string_view reason() const { return reason_; }
 
@@ -47,15 +51,23 @@ class Handshake {
   enum class Step { kClientFlags, kOption, kSkip };
 
   Outcome TakeClientFlags(uint32_t flags);
+  Outcome TakeOptionHeader(ConstBytes in, size_t& consumed, std::string& out);
   Outcome TakeOption(uint32_t option, absl::string_view data, std::string& out);
+  bool Refused(uint32_t option) const;
   Outcome TakeExportName(absl::string_view name, std::string& out);
   Outcome TakeInfo(uint32_t option, absl::string_view data, std::string& out);
-  void TakeList(absl::string_view data, std::string& out);
+  void TellOf(uint32_t option, absl::string_view infos, std::string& out) const;
+  void TakeList(absl::string_view data, std::string& out) const;
+  void TakeStyle(uint32_t option, absl::string_view data, std::string& out);
+  void TakeMetaContext(uint32_t option, absl::string_view data, std::string& out);
   bool Offers(absl::string_view name) const;
 
   const nbd::Export& exported_;
   Step step_ = Step::kClientFlags;
   bool no_zeroes_ = false;
+  nbd::Terms::Replies replies_ = nbd::Terms::Replies::kSimple;
+  // Of the one export there is, whichever of its names was used.
+  bool base_allocation_ = false;
   uint32_t option_ = 0;
   uint32_t skip_ = 0;
   absl::string_view reason_;

@@ -20,16 +20,24 @@ inline constexpr uint64_t kOptionMagic = 0x49484156454f5054;  // "IHAVEOPT"
 inline constexpr uint64_t kOptionReplyMagic = 0x3e889045565a9;
 inline constexpr uint32_t kRequestMagic = 0x25609513;
 inline constexpr uint32_t kSimpleReplyMagic = 0x67446698;
+inline constexpr uint32_t kStructuredReplyMagic = 0x668e33ef;
+inline constexpr uint32_t kExtendedRequestMagic = 0x21e41c71;
+inline constexpr uint32_t kExtendedReplyMagic = 0x6e8a278c;
 
 // Bytes on the wire.
 inline constexpr uint32_t kRequestSize = 28;
+inline constexpr uint32_t kExtendedRequestSize = 32;
 inline constexpr uint32_t kSimpleReplySize = 16;
+inline constexpr uint32_t kStructuredReplySize = 20;
+inline constexpr uint32_t kExtendedReplySize = 32;
 inline constexpr uint32_t kOptionHeaderSize = 16;
 
 // A string of the protocol is at most this long ("Conventions").
 inline constexpr uint32_t kMaxString = 4096;
 // The largest READ or WRITE, which is the least that the specification wants of a server ("Size constraints").
 inline constexpr uint32_t kMaxPayload = 32 << 20;
+// A READ of this length with DF must be answered.
+inline constexpr uint32_t kLeastMaxPayload = 64 << 10;
 
 // Handshake flags, and the client's in answer.
 inline constexpr uint16_t kFlagFixedNewstyle = 1 << 0;
@@ -42,26 +50,36 @@ enum TransmissionFlag : uint16_t {
   kFlagSendFua = 1 << 3,
   kFlagSendTrim = 1 << 5,
   kFlagSendWriteZeroes = 1 << 6,
+  kFlagSendDf = 1 << 7,
   kFlagCanMultiConn = 1 << 8,
   kFlagSendCache = 1 << 10,
+  kFlagSendFastZero = 1 << 11,
+  kFlagBlockStatusPayload = 1 << 12,
 };
 
 enum Option : uint32_t {
   kOptExportName = 1,
   kOptAbort = 2,
   kOptList = 3,
+  kOptStartTls = 5,
   kOptInfo = 6,
   kOptGo = 7,
+  kOptStructuredReply = 8,
+  kOptListMetaContext = 9,
+  kOptSetMetaContext = 10,
+  kOptExtendedHeaders = 11,
 };
 
 enum OptionReply : uint32_t {
   kRepAck = 1,
   kRepServer = 2,
   kRepInfo = 3,
+  kRepMetaContext = 4,
   kRepErrUnsup = 0x80000001,
   kRepErrInvalid = 0x80000003,
   kRepErrUnknown = 0x80000006,
   kRepErrTooBig = 0x80000009,
+  kRepErrExtHeaderReqd = 0x8000000a,
 };
 
 enum Info : uint16_t {
@@ -79,12 +97,33 @@ enum Command : uint16_t {
   kCmdTrim = 4,
   kCmdCache = 5,
   kCmdWriteZeroes = 6,
+  kCmdBlockStatus = 7,
 };
 
 enum CommandFlag : uint16_t {
   kCmdFlagFua = 1 << 0,
   kCmdFlagNoHole = 1 << 1,
+  kCmdFlagDf = 1 << 2,
+  kCmdFlagReqOne = 1 << 3,
+  kCmdFlagFastZero = 1 << 4,
+  kCmdFlagPayloadLen = 1 << 5,
 };
+
+inline constexpr uint16_t kReplyFlagDone = 1 << 0;
+
+enum ReplyType : uint16_t {
+  kReplyTypeNone = 0,
+  kReplyTypeOffsetData = 1,
+  kReplyTypeOffsetHole = 2,
+  kReplyTypeBlockStatus = 5,
+  kReplyTypeBlockStatusExt = 6,
+  kReplyTypeError = 0x8001,
+  kReplyTypeErrorOffset = 0x8002,
+};
+
+// Flags of an extent in the context base:allocation.
+inline constexpr uint32_t kStateHole = 1 << 0;
+inline constexpr uint32_t kStateZero = 1 << 1;
 
 enum Error : uint32_t {
   kOk = 0,
@@ -92,6 +131,8 @@ enum Error : uint32_t {
   kEio = 5,
   kEinval = 22,
   kEnospc = 28,
+  kEoverflow = 75,
+  kEnotsup = 95,
 };
 
 // Everything on the wire is big-endian.
@@ -111,39 +152,30 @@ void Store(void* to, T value) {
   std::memcpy(to, &big, sizeof(big));
 }
 
-struct Request {
-  uint32_t magic = 0;
-  uint16_t flags = 0;
-  uint16_t type = 0;
-  uint64_t cookie = 0;
-  uint64_t offset = 0;
-  uint32_t length = 0;
-
-  static Request Parse(const std::byte* wire) {
-    return {.magic = Load<uint32_t>(wire),
-            .flags = Load<uint16_t>(wire + 4),
-            .type = Load<uint16_t>(wire + 6),
-            .cookie = Load<uint64_t>(wire + 8),
-            .offset = Load<uint64_t>(wire + 16),
-            .length = Load<uint32_t>(wire + 24)};
-  }
-};
-
-// What a server of `Stack` says it can do. All connections share one State, so several are always safe.
+// What a server of `Stack` says it can do. All connections share one State, so several are always safe. What a client must have
+// asked for first is added when it has.
 template <Device Stack>
 consteval uint16_t TransmissionFlags() {
   uint16_t flags = kFlagHasFlags | kFlagCanMultiConn;
   if (!CanWrite<Stack>) flags |= kFlagReadOnly;
   if (CanWrite<Stack>) flags |= kFlagSendFlush | kFlagSendFua | kFlagSendWriteZeroes;
-  if (CanTrim<Stack>) flags |= kFlagSendTrim;
+  if (CanTrim<Stack>) flags |= kFlagSendTrim | kFlagSendFastZero;
   if (CanPrefetch<Stack>) flags |= kFlagSendCache;
   return flags;
 }
 
+// Without `hidden`, nor what makes no sense without it.
+constexpr uint16_t WithoutFlags(uint16_t flags, uint16_t hidden) {
+  flags &= ~hidden;
+  return (flags & kFlagSendWriteZeroes) != 0 ? flags : flags & ~kFlagSendFastZero;
+}
+
 // The same for a device that was opened read-only.
 constexpr uint16_t WithoutWriting(uint16_t flags) {
-  return (flags | kFlagReadOnly) & ~(kFlagSendFlush | kFlagSendFua | kFlagSendTrim | kFlagSendWriteZeroes);
+  return kFlagReadOnly | WithoutFlags(flags, kFlagSendFlush | kFlagSendFua | kFlagSendTrim | kFlagSendWriteZeroes);
 }
+
+inline constexpr char kBaseAllocation[] = "base:allocation";
 
 // A device as a server offers it. Sizes in bytes.
 struct Export {
@@ -153,48 +185,25 @@ struct Export {
   uint16_t flags = kFlagHasFlags;
   uint32_t min_block = 1;
   uint32_t preferred_block = 4096;
+  uint32_t max_payload = kMaxPayload;  // of a READ or WRITE: kLeastMaxPayload to kMaxPayload
+  // The device can say what is allocated: the metadata context base:allocation is there.
+  bool has_extents = false;
+  // False: refused, as a server from before its time would.
+  bool structured_replies = true;  // and what builds on them
+  bool meta_contexts = true;
+  bool extended_headers = true;
 };
 
-// The error that a request earns before it reaches the device; kOk if it may go on.
-inline Error CheckRequest(const Request& request, const Export& exported) {
-  const auto announced = [&](uint16_t flag) { return (exported.flags & flag) != 0; };
-  uint16_t allowed = announced(kFlagSendFua) ? kCmdFlagFua : 0;
-  Error past_end = kEinval;
-  bool changes = false;
-  bool payload = false;
-  switch (request.type) {
-    case kCmdRead:
-      payload = true;
-      break;
-    case kCmdWrite:
-      payload = changes = true;
-      past_end = kEnospc;
-      break;
-    case kCmdWriteZeroes:
-      changes = true;
-      past_end = kEnospc;
-      allowed |= kCmdFlagNoHole;
-      break;
-    case kCmdTrim:
-      changes = true;
-      break;
-    case kCmdFlush:
-      if (!announced(kFlagSendFlush) || request.offset != 0 || request.length != 0) return kEinval;
-      break;
-    case kCmdCache:
-      break;
-    default:
-      return kEinval;
-  }
-  if ((request.flags & ~allowed) != 0) return kEinval;
-  if (changes && announced(kFlagReadOnly)) return kEperm;
-  if (request.type == kCmdTrim && !announced(kFlagSendTrim)) return kEinval;
-  if (request.type == kCmdWriteZeroes && !announced(kFlagSendWriteZeroes)) return kEinval;
-  if (payload && request.length > kMaxPayload) return kEinval;
-  if (request.offset > exported.size || request.length > exported.size - request.offset) return past_end;
-  if (((request.offset | request.length) & (exported.min_block - 1)) != 0) return kEinval;
-  return kOk;
-}
+// What a client and the server agreed on.
+struct Terms {
+  enum class Replies { kSimple, kStructured, kExtended };  // kExtended: requests too
+
+  Replies replies = Replies::kSimple;
+  uint16_t flags = kFlagHasFlags;
+  uint32_t max_payload = kMaxPayload;
+  bool base_allocation = false;  // was selected; its ID is kBaseAllocationId
+};
+inline constexpr uint32_t kBaseAllocationId = 1;
 
 }  // namespace buse::nbd
 

@@ -277,6 +277,7 @@ absl::StatusOr<Arguments> Tokenize(int argc, const char* const* argv, const Prog
 
 absl::Status AssignOptions(const std::vector<Arguments::Given>& given, const std::vector<LayerInfo>& layers) {
   for (const auto& [option, values] : given) {
+    if (!option->refused.empty()) return Refused(Spelled(*option), ": ", option->refused);
     if (auto* const* flag = std::get_if<bool*>(&option->value)) {
       for (const std::string& value : values) {
         if (value != "true") return Refused(Spelled(*option), ": takes no value, so leave out ", Quoted("=" + value));
@@ -415,7 +416,7 @@ std::vector<Section> Sections(const std::vector<LayerInfo>& layers) {
       const std::string name = in_stack ? Title(layers, index) : layers[index].name;
       Section section = {.title = absl::StrCat("Options of ", name), .rows = {}};
       for (const OptionInfo& option : layers[index].options) {
-        if (!option.positional) section.rows.push_back(RowOf(option));
+        if (!option.positional && option.refused.empty()) section.rows.push_back(RowOf(option));
       }
       sections.push_back(std::move(section));
     }
@@ -503,8 +504,8 @@ std::string Help(const Program& program, std::vector<LayerInfo> layers) {
   AppendWrapped(Usage(program, layers), Columns(out), Spaces(Columns(out)), out);
   out += '\n';
   AppendWrapped(Words(program.summary), 0, "", out);
-  out += "\nThe stack, outermost first:\n";
-  out += Draw(layers, 2);
+  if (std::any_of(layers.begin(), layers.end(), InStack)) out += "\nThe stack, outermost first:\n" + Draw(layers, 2);
+  AppendText("Verbs, instead of serving", program.verbs, out);
   const std::vector<Section> sections = Sections(layers);
   size_t label_width = 0;
   for (const Section& section : sections) {

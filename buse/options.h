@@ -36,6 +36,8 @@ struct OptionInfo {
   bool required = false;
   uint64_t min = 0;  // of a number, inclusive
   uint64_t max = UINT64_MAX;
+  bool shapes_medium = false;
+  std::string refused;  // not empty: it is not taken here, for this reason; the help leaves it out
   std::variant<bool*, uint64_t*, std::string*> value;  // what it points to before parsing is the default
 };
 
@@ -67,6 +69,7 @@ LayerInfo DescribeOptions(const Description<Config, kOptions>& description, Conf
     info.required = option.required;
     info.min = option.min;
     info.max = option.max;
+    info.shapes_medium = option.shapes_medium;
     std::visit([&](auto field) { info.value = &(config.*field); }, option.field);
     layer.options.push_back(std::move(info));
   }
@@ -167,6 +170,8 @@ struct Program {
   std::string summary;     // one sentence
   std::string examples;    // lines, printed as they are; may be empty
   std::string exit_codes;  // the same
+  std::string verbs;       // the same
+  std::string arguments;   // what the layers need, by example: " disk.img"
 };
 
 enum class ParseResult {

@@ -6,13 +6,11 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -22,16 +20,22 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "buse/clients.h"
+#include "buse/control.h"
 #include "buse/io.h"
 #include "buse/kernel.h"
+#include "buse/kernel_device.h"
 #include "buse/listener.h"
+#include "buse/serve_kernel.h"
 #include "buse/signals.h"
 #include "buse/size.h"
 #include "buse/status.h"
+#include "buse/takeover.h"
 #include "buse/target.h"
 
 namespace buse {
@@ -41,13 +45,10 @@ using std::chrono::steady_clock;
 
 // How long what clients asked for may take when the server ends, their reading of the answers included.
 constexpr std::chrono::seconds kGrace(10);
-// After this long, an administrator who waits for a device to be detached is told why.
-constexpr std::chrono::seconds kTellAfter(3);
-
-void Announce(const std::string& text) {
-  std::fputs(text.c_str(), stdout);
-  std::fflush(stdout);
-}
+constexpr std::chrono::seconds kResizeWait(60);
+// For any answer of the server whose device is freed.
+constexpr std::chrono::seconds kAliveWait(10);
+constexpr std::chrono::seconds kDeadWait(1);  // it looks dead
 
 enum class Event { kSignal, kClientEnded, kNewClient, kTimeout };
 
@@ -56,7 +57,6 @@ class Loop {
   Loop(const Service& service, const ServeOptions& options) : service_(service), options_(options) {}
 
   absl::Status ServeSocket(const Target& target);
-  absl::Status ServeKernel(const Target& target);
 
   // Whether it got as far as serving.
   bool served() const { return served_; }
@@ -65,17 +65,11 @@ class Loop {
   Event Wait(const std::vector<UniqueFd>* listening, int timeout_ms, int& ready_fd);
   void Accept(int listening_fd);
   absl::Status Drain();
-  absl::Status StartKernelConnections(std::vector<int>& kernel_ends);
-  std::string KernelHint(const std::string& device) const;
-  void LockMemory() const;
-  absl::Status Detach(KernelAttachment& attachment, const std::string& device);
 
   const Service& service_;
   const ServeOptions& options_;
   StopSignals signals_;
   bool served_ = false;
-  // Set when a kernel connection ended otherwise than by the kernel's word.
-  std::atomic<bool> broken_ = false;
   // Last: its threads use the rest.
   Clients clients_;
 };
@@ -127,8 +121,9 @@ absl::Status Loop::ServeSocket(const Target& target) {
   if (!listener.ok()) return listener.status();
   const std::string uri = listener->uri();
   served_ = true;
-  Announce(absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on ", uri, "\nTry:  nbdinfo '", uri,
-                        "'\n      nbdcopy '", uri, "' copy.img\n      qemu-img info '", uri, "'\nEnd it with Ctrl-C.\n"));
+  Announce(options_, absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on "), uri,
+           absl::StrCat("Try:  nbdinfo '", uri, "'\n      nbdcopy '", uri, "' copy.img\n      qemu-img info '", uri,
+                        "'\nEnd it with Ctrl-C.\n"));
   for (;;) {
     int ready_fd = -1;
     const bool room = clients_.count() < options_.max_clients;
@@ -154,97 +149,22 @@ absl::Status Loop::Drain() {
   return absl::OkStatus();
 }
 
-absl::Status Loop::StartKernelConnections(std::vector<int>& kernel_ends) {
-  uint64_t connections = options_.connections;
-  if (connections == 0) {
-    connections = service_.one_call_at_a_time ? 1 : std::clamp<uint64_t>(std::thread::hardware_concurrency(), 1, 4);
-  }
-  for (uint64_t i = 0; i < connections; ++i) {
-    int ends[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-      return StatusFromErrno(errno, "making a pair of sockets");
-    kernel_ends.push_back(ends[1]);
-    absl::Status started = clients_.Start(UniqueFd(ends[0]), [this](int fd) {
-      // Memory that this thread asks for must not be freed by writing to this very device. Needs a privilege; without it the
-      // device works, but for that.
-      prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-      if (absl::Status status = service_.serve_kernel(fd); !status.ok()) {
-        Say(service_.program, absl::StrCat("the kernel's connection ended: ", status.message()));
-        broken_ = true;
-      }
-    });
-    if (!started.ok()) return started;
-  }
-  return absl::OkStatus();
-}
-
-std::string Loop::KernelHint(const std::string& device) const {
-  if ((service_.about.flags & nbd::kFlagReadOnly) != 0) return absl::StrCat("Try:  mount -o ro ", device, " /mnt\n");
-  return absl::StrCat("Try:  mkfs.ext4 ", device, " && mount ", device, " /mnt\n");
-}
-
-// What serves a device must not wait for memory that the kernel would free by writing to that device.
-void Loop::LockMemory() const {
-  if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0) return;
-  Say(service_.program, absl::StrCat(StatusFromErrno(errno, "locking memory").message(),
-                                     ": when memory is short, the device may hang; raise the limit with ulimit -l"));
-}
-
-absl::Status Loop::Detach(KernelAttachment& attachment, const std::string& device) {
-  const int before = signals_.count();
-  const auto start = steady_clock::now();
-  bool said = false;
-  return attachment.Detach([&] {
-    if (!clients_.AnyRuns() || signals_.count() > before) return false;
-    if (!said && steady_clock::now() - start > kTellAfter) {
-      said = true;
-      Say(service_.program, absl::StrCat(device, ": writing back what the kernel has cached; signal once more to give it up"));
-    }
-    return true;
-  });
-}
-
-absl::Status Loop::ServeKernel(const Target& target) {
-  if (absl::Status status = CheckKernelDevice(target.path); !status.ok()) return status;
-  KernelAttachment::Options attach = {.device = target.path,
-                                      .size = service_.about.size,
-                                      .block_size = static_cast<uint32_t>(options_.block_size),
-                                      .transmission_flags = service_.about.flags};
-  attach.use_ioctl = options_.ioctl;
-  if (attach.block_size == 0) attach.block_size = std::max<uint32_t>(512, service_.about.min_block);
-  if (attach.block_size < service_.about.min_block) {
-    return absl::InvalidArgumentError(absl::StrCat("block-size: ", attach.block_size, " is below the least of this stack, ",
-                                                   service_.about.min_block, " bytes"));
-  }
-  if (absl::Status started = StartKernelConnections(attach.sockets); !started.ok()) {
-    for (int socket : attach.sockets) close(socket);
-    return started;
-  }
-  absl::StatusOr<std::unique_ptr<KernelAttachment>> attachment = KernelAttachment::Attach(attach);
-  if (!attachment.ok()) return attachment.status();
-  served_ = true;
-  LockMemory();
-  Announce(absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on ", target.path, "\n",
-                        KernelHint(target.path), "End it with Ctrl-C, or: nbd-client -d ", target.path, "\n"));
-  // Until a signal, or until the kernel has ended every connection.
-  while (clients_.count() > 0) {
-    int ready_fd = -1;
-    if (Wait(nullptr, -1, ready_fd) == Event::kSignal) break;
-    clients_.Reap();
-  }
-  absl::Status detached = Detach(**attachment, target.path);
-  if (detached.ok() && broken_) return absl::InternalError(absl::StrCat(target.path, " was lost before it was disconnected"));
-  return detached;
-}
-
 constexpr char kExitCodes[] =
     "0  ended as asked, all data flushed\n"
     "1  I/O trouble, or anything not listed here\n"
     "2  wrong usage\n"
     "3  no such device, file or host, or no nbd in the kernel\n"
-    "4  the device, file or socket is in use\n";
+    "4  the device, file or socket is in use\n"
+    "5  what the medium holds is damaged\n";
 
 }  // namespace
+
+void ServeOptions::Restrict(nbd::Export& about) const {
+  about.max_payload = static_cast<uint32_t>(max_request);
+  about.structured_replies = !no_structured_replies;
+  about.meta_contexts = !no_meta_context;
+  about.extended_headers = !no_extended_headers;
+}
 
 ExitCode ExitCodeFor(const absl::Status& status) {
   switch (status.code()) {
@@ -257,9 +177,15 @@ ExitCode ExitCodeFor(const absl::Status& status) {
     case absl::StatusCode::kAlreadyExists:
     case absl::StatusCode::kFailedPrecondition:
       return kExitBusy;
+    case absl::StatusCode::kDataLoss:
+      return kExitDamaged;
     default:
       return kExitFailure;
   }
+}
+
+absl::Status OpeningFailed(const absl::Status& status) {
+  return absl::IsFailedPrecondition(status) ? absl::InternalError(status.message()) : status;
 }
 
 void Say(const std::string& program, absl::string_view message) {
@@ -287,6 +213,16 @@ void LimitedLog::Say(absl::string_view message) {
   buse::Say(program_, message);
 }
 
+size_t ServeOptions::ConnectionCount(bool one_call_at_a_time) const {
+  if (connections != 0) return connections;
+  return one_call_at_a_time ? 1 : std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 4);
+}
+
+void Announce(const ServeOptions& options, const std::string& what, const std::string& where, const std::string& advice) {
+  std::fputs(options.quiet ? absl::StrCat(where, "\n").c_str() : absl::StrCat(what, where, "\n", advice).c_str(), stdout);
+  std::fflush(stdout);
+}
+
 void EnterCallersFolder() {
   const char* folder = std::getenv("BUILD_WORKING_DIRECTORY");
   if (folder != nullptr && chdir(folder) != 0) std::perror(folder);
@@ -300,7 +236,8 @@ absl::Status CheckTarget(const ServeOptions& options) {
   if (options.target.empty()) return absl::OkStatus();
   absl::StatusOr<Target> target = ParseTarget(options.target);
   if (!target.ok()) return target.status();
-  return target->kind == Target::Kind::kKernelDevice ? CheckKernelDevice(target->path) : absl::OkStatus();
+  const bool attaches = target->kind == Target::Kind::kKernelDevice && !options.resume && !options.replace;
+  return attaches ? CheckKernelDevice(target->path) : absl::OkStatus();
 }
 
 absl::Status Serve(Service& service, const ServeOptions& options) {
@@ -319,9 +256,15 @@ absl::Status Serve(Service& service, const ServeOptions& options) {
   absl::Status status;
   bool served = false;
   {
-    Loop loop(service, options);
-    status = target.kind == Target::Kind::kKernelDevice ? loop.ServeKernel(target) : loop.ServeSocket(target);
-    served = loop.served();
+    if (target.kind == Target::Kind::kKernelDevice) {
+      KernelServer server(service, options);
+      status = server.Run(target);
+      served = server.must_flush();
+    } else {
+      Loop loop(service, options);
+      status = loop.ServeSocket(target);
+      served = loop.served();
+    }
   }
   if (!served) return status;
   // Even after trouble: what was written before it deserves to last.
@@ -345,7 +288,8 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
           .examples = absl::StrCat(name, arguments, "\n", name, arguments, " /dev/nbd0\n", name, arguments,
                                    " 'nbd+unix:///?socket=/tmp/disk.sock'\n", name, arguments, " nbd://localhost/disk\n", name,
                                    " --disconnect /dev/nbd0\n"),
-          .exit_codes = kExitCodes};
+          .exit_codes = kExitCodes,
+          .arguments = arguments};
 }
 
 absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv) {
@@ -358,10 +302,51 @@ absl::optional<std::string> DisconnectRequested(int argc, const char* const* arg
 }
 
 absl::Status Disconnect(const std::string& program, const std::string& device) {
-  absl::StatusOr<bool> was_attached = DisconnectKernelDevice(device);
+  // Nobody may be there to answer what the page cache holds.
+  const absl::StatusOr<KernelDevice> found = KernelDevice::Find(device);
+  pid_t pid = 0;
+  const bool dead = found.ok() && absl::SimpleAtoi(found->pid(), &pid) && kill(pid, 0) != 0 && errno == ESRCH &&
+                    absl::IsNotFound(ControlChannel::Connect(found->name()).status());
+  absl::StatusOr<bool> was_attached = DisconnectKernelDevice(device, dead ? kDeadWait : kAliveWait);
   if (!was_attached.ok()) return was_attached.status();
-  Announce(absl::StrCat(program, ": ", device, *was_attached ? " is free again\n" : " was free already\n"));
+  std::printf("%s: %s%s", program.c_str(), device.c_str(), *was_attached ? " is free again\n" : " was free already\n");
   return absl::OkStatus();
+}
+
+absl::optional<absl::Status> ResizeRequested(const std::string& program, int argc, const char* const* argv) {
+  if (argc < 2 || absl::string_view(argv[1]) != "resize") return absl::nullopt;
+  if (argc != 4) return absl::InvalidArgumentError(absl::StrCat("write: ", program, " resize /dev/nbdN SIZE"));
+  const std::string path = argv[2];
+  const absl::StatusOr<uint64_t> size = ParseSize(argv[3]);
+  if (!size.ok()) return size.status();
+  const absl::StatusOr<KernelDevice> device = KernelDevice::Find(path);
+  if (!device.ok()) return device.status();
+  absl::StatusOr<ControlChannel> channel = ControlChannel::Connect(device->name());
+  if (absl::IsNotFound(channel.status())) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is served by no program of this kind, so it cannot be resized"));
+  }
+  if (!channel.ok()) return channel.status();
+  if (absl::Status status = channel->Send(absl::StrCat(kResizeRequest, *size)); !status.ok()) return status;
+  const absl::StatusOr<ControlMessage> answer = channel->Receive(kResizeWait);
+  if (!answer.ok()) return answer.status();
+  if (absl::Status status = ControlChannel::ErrorIn(*answer); !status.ok()) return status;
+  std::printf("%s: %s has %s now\n", program.c_str(), path.c_str(), FormatSize(*size).c_str());
+  return absl::OkStatus();
+}
+
+std::string BackendOf(const std::vector<LayerInfo>& layers) {
+  constexpr size_t kMax = 400;  // of the kernel's 500
+  std::string text;
+  for (const LayerInfo& layer : layers) {
+    if (layer.family != Family::kLeaf || layer.depth == LayerInfo::kNoLayer) continue;
+    absl::StrAppend(&text, text.empty() ? "" : " ", layer.name);
+    for (const OptionInfo& option : layer.options) {
+      const auto value = std::get_if<std::string*>(&option.value);
+      if (option.positional && value != nullptr) absl::StrAppend(&text, " ", absl::CEscape(**value));
+    }
+  }
+  // The end of a path says more than its beginning.
+  return text.size() <= kMax ? text : absl::StrCat(text.substr(text.size() - kMax), " ", text.size());
 }
 
 int ExitWith(const std::string& program, const absl::Status& status) {

@@ -7,6 +7,7 @@
 #define BUSE_SERVE_H_
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -15,12 +16,15 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "buse/description.h"
 #include "buse/device.h"
+#include "buse/handover.h"
 #include "buse/nbd.h"
 #include "buse/options.h"
+#include "buse/transport.h"
 
 namespace buse {
 
@@ -31,27 +35,43 @@ enum ExitCode : int {
   kExitUsage = 2,         // the command line
   kExitNoSuchDevice = 3,  // no such device, file, folder or host; no nbd in the kernel
   kExitBusy = 4,          // the device, file or socket is in use
+  kExitDamaged = 5,       // what the medium holds is damaged
 };
 ExitCode ExitCodeFor(const absl::Status& status);
+
+// The error of opening a stack, fit for ExitCodeFor: a medium that is refused is not in use.
+absl::Status OpeningFailed(const absl::Status& status);
 
 struct ServeOptions {
   std::string target;
   std::string disconnect;
   bool verbose = false;
   uint64_t max_clients = 128;
+  uint64_t max_request = nbd::kMaxPayload;
+  uint64_t handshake_timeout = 30;
+  uint64_t idle_timeout = 0;
+  bool no_structured_replies = false;
+  bool no_meta_context = false;
+  bool no_extended_headers = false;
   uint64_t connections = 0;
   uint64_t block_size = 0;
   bool ioctl = false;
+  uint64_t request_timeout = 0;
+  uint64_t dead_timeout = 120;
+  std::string backend;
+  bool resume = false;
+  bool replace = false;
+  bool quiet = false;
 
-  static constexpr Description<ServeOptions, 7> Describe() {
+  static constexpr Description<ServeOptions, 19> Describe() {
     return {
         "server",
         "serves the device to the kernel or to NBD clients",
         Family::kLeaf,  // of no stack, so of no family
         {{{.field = &ServeOptions::target,
            .name = "target",
-           .help = "where to serve: /dev/nbdN, nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME; absent: a Unix socket of "
-                   "its own, whose URI is printed",
+           .help = "where to serve: /dev/nbdN, /dev/nbd for any that is free, nbd+unix:///NAME?socket=PATH or "
+                   "nbd://HOST:PORT/NAME; absent: a Unix socket of its own, whose URI is printed",
            .positional = true},
           {.field = &ServeOptions::disconnect,
            .name = "disconnect",
@@ -65,6 +85,31 @@ struct ServeOptions {
            .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB",
            .min = 1,
            .max = 100000},
+          {.field = &ServeOptions::max_request,
+           .name = "max-request",
+           .help = "the most that an NBD client may read or write with one request",
+           .unit = Unit::kBytes,
+           .min = nbd::kLeastMaxPayload,
+           .max = nbd::kMaxPayload},
+          {.field = &ServeOptions::handshake_timeout,
+           .name = "handshake-timeout",
+           .help = "seconds that an NBD client may take to say what it wants; 0: as long as it likes",
+           .max = 86400},
+          {.field = &ServeOptions::idle_timeout,
+           .name = "idle-timeout",
+           .help = "seconds for which an NBD client may ask for nothing, or not take its answers, before it is disconnected; 0: "
+                   "as long as it likes",
+           .max = 31536000},
+          {.field = &ServeOptions::no_structured_replies,
+           .name = "no-structured-replies",
+           .help = "serve as an old server does, which knows neither structured replies nor what builds on them: for testing "
+                   "clients"},
+          {.field = &ServeOptions::no_meta_context,
+           .name = "no-meta-context",
+           .help = "refuse to tell what is allocated: for testing clients"},
+          {.field = &ServeOptions::no_extended_headers,
+           .name = "no-extended-headers",
+           .help = "refuse extended headers, which not every server knows: for testing clients"},
           {.field = &ServeOptions::connections,
            .name = "connections",
            .help = "connections to a kernel device; 0 chooses: one for each CPU up to 4, and only one for a stack that takes "
@@ -77,8 +122,38 @@ struct ServeOptions {
            .max = 4096},
           {.field = &ServeOptions::ioctl,
            .name = "ioctl",
-           .help = "attach to the kernel by ioctl even where netlink is there"}}}};
+           .help = "attach to the kernel by ioctl even where netlink is there"},
+          {.field = &ServeOptions::request_timeout,
+           .name = "request-timeout",
+           .help = "seconds after which the kernel takes a request for lost and sends it again: so long I/O may stand still "
+                   "after --resume. A slower device doubles it by itself. 0 chooses: 10, and never with --ioctl, where the "
+                   "device would be lost",
+           .max = 86400},
+          {.field = &ServeOptions::dead_timeout,
+           .name = "dead-timeout",
+           .help = "seconds for which I/O on a kernel device waits for --resume when its server was killed, before it fails",
+           .max = 86400},
+          {.field = &ServeOptions::backend,
+           .name = "backend",
+           .help = "a name for what is served, which a server that takes a kernel device over must share; absent: what the "
+                   "command line names, such as the file"},
+          {.field = &ServeOptions::resume,
+           .name = "resume",
+           .help = "go on with a kernel device whose server was killed: its I/O has waited; a free device is attached as usual"},
+          {.field = &ServeOptions::replace,
+           .name = "replace",
+           .help = "take a kernel device over from the server that runs, which ends: no request fails"},
+          {.field = &ServeOptions::quiet,
+           .name = "quiet",
+           .help = "print nothing but the device or URI, on a line of its own, once it is served",
+           .letter = 'q'}}}};
   }
+
+  // What an NBD client is not to be offered.
+  void Restrict(nbd::Export& about) const;
+
+  // How many connections a kernel device gets.
+  size_t ConnectionCount(bool one_call_at_a_time) const;
 };
 
 // Lines for an administrator, on standard error: "PROGRAM: MESSAGE", each in one write. Never waits for whoever reads them: a
@@ -101,6 +176,8 @@ class LimitedLog {
   int lines_ = 0;  // of this second
 };
 
+class Takeover;
+
 // What serving needs to know of an open device.
 struct Service {
   std::string program;  // begins every message
@@ -109,10 +186,23 @@ struct Service {
   bool one_call_at_a_time = false;
   // Serve one connected socket until its end. Called from a thread of its own, many at once.
   std::function<absl::Status(int fd)> serve_client;  // negotiation, then requests
-  std::function<absl::Status(int fd)> serve_kernel;  // requests; an end without the kernel's word is an error
+  // Requests. OK: the kernel said that it disconnects; kCancelled: the transport was stopped.
+  std::function<absl::Status(SocketTransport transport)> serve_kernel;
   // Makes durable what was written. Called when no connection is left.
   std::function<absl::Status()> flush;
+
+  // What these change no connection may use meanwhile. Absent: it cannot be done.
+  std::function<absl::Status(uint64_t size)> resize;
+  // Closes the device, and gives what of it lives in memory; opens it again, with that.
+  std::function<absl::StatusOr<std::vector<MemoryContents>>()> close;
+  std::function<absl::Status(const std::vector<MemoryContents>& contents)> reopen;
+
+  // Of a device that another server attached.
+  Takeover* takeover = nullptr;
 };
+
+// Says on standard output that what is served: "WHAT WHERE" on a line, then the advice; when it is to be quiet, WHERE alone.
+void Announce(const ServeOptions& options, const std::string& what, const std::string& where, const std::string& advice);
 
 // Under `bazel run`, goes to the folder it was called from, so that a relative path means what was typed.
 void EnterCallersFolder();
@@ -135,6 +225,12 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers);
 // done.
 absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv);
 absl::Status Disconnect(const std::string& program, const std::string& device);
+
+// "PROGRAM resize DEVICE SIZE": has the server of a kernel device change its size. Absent: it is not what was asked for.
+absl::optional<absl::Status> ResizeRequested(const std::string& program, int argc, const char* const* argv);
+
+// What names a stack's data on the command line: the texts that its leaves take by position. For ServeOptions::backend.
+std::string BackendOf(const std::vector<LayerInfo>& layers);
 
 // Says what is wrong, if anything is. Returns the exit code.
 int ExitWith(const std::string& program, const absl::Status& status);

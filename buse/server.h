@@ -22,18 +22,23 @@
 #include "buse/connection.h"
 #include "buse/device.h"
 #include "buse/disk.h"
+#include "buse/handover.h"
+#include "buse/kernel_device.h"
+#include "buse/medium.h"
 #include "buse/nbd.h"
 #include "buse/options.h"
 #include "buse/serve.h"
 #include "buse/signals.h"
 #include "buse/size.h"
+#include "buse/takeover.h"
 #include "buse/transport.h"
+#include "buse/verbs.h"
 #include "layers/log.h"
 
 namespace buse {
 
-// How long a client may be silent while it negotiates.
-inline constexpr std::chrono::seconds kHandshakeWait(30);
+// For files to be let go of by a server that was killed.
+inline constexpr std::chrono::seconds kLetGoWait(5);
 
 template <Device Stack>
 using SocketConnection = std::unique_ptr<Connection<Stack, SocketTransport>>;
@@ -49,7 +54,8 @@ nbd::Export ExportOf(const std::string& program, const Disk<Stack>& disk) {
           .size = disk.size(),
           .flags = disk.writable() ? kFlags : nbd::WithoutWriting(kFlags),
           .min_block = static_cast<uint32_t>(Stack::kBlockSize),
-          .preferred_block = std::max<uint32_t>(4096, Stack::kBlockSize)};
+          .preferred_block = std::max<uint32_t>(4096, Stack::kBlockSize),
+          .has_extents = CanExtents<Stack>};
 }
 
 // How a server may say less of a device than its type does.
@@ -58,14 +64,22 @@ struct Narrowing {
   uint32_t min_block = 1;     // a power of two; the larger of this and the stack's is announced
 };
 
+// What a server needs that replaces another one, or is replaced.
+template <Device Stack>
+struct Succession {
+  const typename Stack::Config& config;  // with which the disk was opened
+  Takeover& takeover;
+};
+
 // Serves `disk` until a signal ends it or its kernel device is disconnected; see buse::Serve, whose errors it returns. The
 // disk is used by many threads meanwhile, as its kConcurrency allows. A ServingProcess must live.
 template <Device Stack>
 absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options,
-                       const Narrowing& narrowing = {}) {
+                       const Narrowing& narrowing = {}, const Succession<Stack>* succession = nullptr) {
   Exported<Stack> exported = {.device = disk.state(), .about = ExportOf(program, disk)};
-  exported.about.flags &= ~narrowing.hidden_flags;
+  exported.about.flags = nbd::WithoutFlags(exported.about.flags, narrowing.hidden_flags);
   exported.about.min_block = std::max(exported.about.min_block, narrowing.min_block);
+  options.Restrict(exported.about);
   LimitedLog log(program);
   exported.on_failure = [&log](const char* command, Range range, const absl::Status& status) {
     log.Say(absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));
@@ -77,18 +91,18 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
     return absl::StatusOr<SocketConnection<Stack>>(
         std::make_unique<Connection<Stack, SocketTransport>>(exported, transport, *std::move(buffers)));
   };
-  const auto serve_client = [&make_connection](int fd) -> absl::Status {
+  const auto serve_client = [&make_connection, &options](int fd) -> absl::Status {
     SocketTransport transport(fd);
-    transport.LimitWaits(kHandshakeWait);
+    Deadline negotiated(transport, std::chrono::seconds(options.handshake_timeout));
     auto connection = make_connection(transport);
     if (!connection.ok()) return connection.status();
-    absl::StatusOr<bool> agreed = (*connection)->Negotiate();
+    absl::StatusOr<bool> agreed = (*connection)->Negotiate([&] { return negotiated.LimitNextWait(); });
     if (!agreed.ok() || !*agreed) return agreed.status();
-    transport.LimitWaits(std::chrono::seconds(0));
+    transport.LimitWaits(std::chrono::seconds(options.idle_timeout));
     return (*connection)->Transmit();
   };
-  const auto serve_kernel = [&make_connection](int fd) -> absl::Status {
-    auto connection = make_connection(SocketTransport(fd));
+  const auto serve_kernel = [&make_connection](SocketTransport transport) -> absl::Status {
+    auto connection = make_connection(transport);
     if (!connection.ok()) return connection.status();
     absl::Status status = (*connection)->Transmit();
     if (!status.ok() || (*connection)->said_disconnect()) return status;
@@ -106,6 +120,28 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
                        }
                        return absl::OkStatus();
                      }};
+  if constexpr (CanResize<Stack>) {
+    service.resize = [&](uint64_t size) {
+      if (!disk.writable()) return absl::PermissionDeniedError("the device was opened read-only");
+      absl::Status status = Stack::Resize(disk.state(), size);
+      exported.about.size = disk.size();
+      return status;
+    };
+  }
+  if (succession != nullptr) {
+    service.takeover = &succession->takeover;
+    service.close = [&disk]() -> absl::StatusOr<std::vector<MemoryContents>> {
+      std::vector<MemoryContents> contents;
+      if (absl::Status status = HandOver<Stack>(disk.state(), contents); !status.ok()) return status;
+      disk.Close();
+      return contents;
+    };
+    service.reopen = [&disk, succession](const std::vector<MemoryContents>& contents) {
+      typename Stack::Config config = succession->config;
+      AdoptContents<Stack>(config, contents);
+      return disk.Reopen(config);
+    };
+  }
   return Serve(service, options);
 }
 
@@ -120,14 +156,28 @@ class Server {
     ServeOptions options;
     std::vector<LayerInfo> layers = DescribeStack<Stack>(config);
     layers.push_back(DescribeOptions(ServeOptions::Describe(), options));
-    const Program program = ProgramOf(argv[0], layers);
+    Program program = ProgramOf(argv[0], layers);
+    if constexpr (kFormats<Stack>) {
+      if (const Verb verb = VerbOf(argc, argv); verb != Verb::kNone) return RunVerb<Stack>(verb, program, argc, argv);
+      program.verbs = VerbsHelp(program);
+      LeaveShapingToFormat(program.name, layers);
+    }
     if (const absl::optional<std::string> device = DisconnectRequested(argc, argv)) {
       return ExitWith(program.name, Disconnect(program.name, *device));
+    }
+    if (const absl::optional<absl::Status> resized = ResizeRequested(program.name, argc, argv)) {
+      return ExitWith(program.name, *resized);
     }
     const absl::StatusOr<ParseResult> parsed = ParseCommandLine(argc, argv, program, layers);
     if (!parsed.ok()) return ExitWith(program.name, parsed.status());
     if (*parsed == ParseResult::kHelp) return kExitOk;
-    if (absl::Status status = CheckTarget(options); !status.ok()) return ExitWith(program.name, status);
+    absl::Status target = CheckTarget(options);
+    if constexpr (kFormats<Stack>) {
+      const absl::Status misplaced = CheckNoVerbMisplaced(program.name, layers);
+      target = misplaced.ok() ? WithVerbs(target) : misplaced;
+    }
+    if (!target.ok()) return ExitWith(program.name, target);
+    if (options.backend.empty()) options.backend = BackendOf(layers);
     // Logging is a layer, so that it costs nothing when it is not asked for.
     return ExitWith(program.name, options.verbose ? OpenAndServe<Log<Stack>>(program.name, {.below = config}, options)
                                                   : OpenAndServe<Stack>(program.name, config, options));
@@ -135,9 +185,21 @@ class Server {
 
  private:
   template <Device D>
-  static absl::Status OpenAndServe(const std::string& program, const typename D::Config& config, const ServeOptions& options) {
+  static absl::Status OpenAndServe(const std::string& program, typename D::Config config, const ServeOptions& options) {
+    absl::StatusOr<Takeover> takeover = Takeover::Begin(options, LosesWhenKilled<D>(config));
+    if (!takeover.ok()) return takeover.status();
+    if (const Estate* estate = takeover->estate(); estate != nullptr && !AdoptContents<D>(config, estate->contents)) {
+      return absl::InvalidArgumentError("--replace: the server that runs has another stack");
+    }
     absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
-    return disk.ok() ? ServeDisk(program, *disk, options) : disk.status();
+    // A server that was killed may not quite have let go of its files.
+    if (!takeover->device().empty()) {
+      WaitUntil([&] { return !absl::IsAlreadyExists(disk.status()) || (disk = Disk<D>::Open(config)).ok(); }, kLetGoWait);
+    }
+    if (!disk.ok()) return OpeningFailed(disk.status());
+    if (takeover->estate() != nullptr) takeover->estate()->contents.clear();
+    const Succession<D> succession = {config, *takeover};
+    return ServeDisk(program, *disk, options, {}, &succession);
   }
 };
 

@@ -100,4 +100,18 @@ std::string FormatSize(uint64_t bytes) {
   return absl::StrCat(count, " ", kUnits.substr(power - 1, 1), "iB");
 }
 
+std::string FormatSizeRoughly(uint64_t bytes) {
+  size_t power = 0;
+  while (power < kUnits.size() && bytes >> (10 * power) >= 1024) ++power;
+  const uint64_t unit = uint64_t{1} << (10 * power);
+  const uint64_t whole = bytes / unit;
+  if (bytes % unit == 0 || whole >= 100) {
+    return power == 0 ? FormatSize(bytes) : absl::StrCat(whole, " ", kUnits.substr(power - 1, 1), "iB");
+  }
+  // Shifted first, so that nothing overflows.
+  const uint64_t thousandths = (bytes % unit >> (10 * power - 10)) * 1000 / 1024;
+  std::string digits = absl::StrCat(1000 + thousandths).substr(1, whole >= 10 ? 1 : 2);
+  return absl::StrCat(whole, ".", digits, " ", kUnits.substr(power - 1, 1), "iB");
+}
+
 }  // namespace buse

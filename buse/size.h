@@ -21,6 +21,9 @@ absl::StatusOr<uint64_t> ParseSize(absl::string_view text);
 // Exact and short: the largest unit that divides `bytes`. "128 MiB", "1000 bytes", "1 byte".
 std::string FormatSize(uint64_t bytes);
 
+// Short, and rounded down to three digits where it is not exact: "9.92 GiB", "128 MiB", "1000 bytes".
+std::string FormatSizeRoughly(uint64_t bytes);
+
 }  // namespace buse
 
 #endif  // BUSE_SIZE_H_

@@ -7,18 +7,22 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace buse {
 namespace {
 
-absl::Status Broken(const char* doing) { return absl::UnavailableError(absl::StrCat(doing, ": ", std::strerror(errno))); }
+absl::Status Broken(const char* doing, int error) {
+  if (error == EAGAIN) return absl::UnavailableError(absl::StrCat(doing, ": nothing moved for too long"));
+  return absl::UnavailableError(absl::StrCat(doing, ": ", std::strerror(error)));
+}
 
 }  // namespace
 
-void SocketTransport::LimitWaits(std::chrono::seconds limit) {
-  const timeval wait = {limit.count(), 0};
+void SocketTransport::LimitWaits(std::chrono::milliseconds limit) {
+  const timeval wait = {limit.count() / 1000, limit.count() % 1000 * 1000};
   setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
   setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
 }
@@ -27,10 +31,14 @@ absl::StatusOr<size_t> SocketTransport::Receive(std::span<iovec> pieces) {
   msghdr message{};
   message.msg_iov = pieces.data();
   message.msg_iovlen = pieces.size();
+  const bool stoppable = std::exchange(between_requests_, false) && supervisor_ != nullptr;
   for (;;) {
+    if (stoppable && !supervisor_->MayWait()) return absl::CancelledError("stopped between two requests");
     const ssize_t n = recvmsg(fd_, &message, 0);
+    const int error = errno;
+    if (supervisor_ != nullptr) supervisor_->Arrived();
     if (n >= 0) return n;
-    if (errno != EINTR) return Broken("receiving from the client");
+    if (error != EINTR) return Broken("receiving from the client", error);
   }
 }
 
@@ -42,7 +50,7 @@ absl::Status SocketTransport::Send(std::span<iovec> pieces) {
     ssize_t n = sendmsg(fd_, &message, MSG_NOSIGNAL);
     if (n < 0) {
       if (errno == EINTR) continue;
-      return Broken("sending to the client");
+      return Broken("sending to the client", errno);
     }
     while (!pieces.empty() && static_cast<size_t>(n) >= pieces.front().iov_len) {
       n -= pieces.front().iov_len;
@@ -53,6 +61,19 @@ absl::Status SocketTransport::Send(std::span<iovec> pieces) {
       pieces.front().iov_len -= n;
     }
   }
+  return absl::OkStatus();
+}
+
+Deadline::Deadline(SocketTransport transport, std::chrono::seconds limit)
+    : transport_(transport), limit_(limit), end_(std::chrono::steady_clock::now() + limit) {
+  transport_.LimitWaits(limit);
+}
+
+absl::Status Deadline::LimitNextWait() {
+  if (limit_.count() == 0) return absl::OkStatus();
+  const auto left = std::chrono::floor<std::chrono::milliseconds>(end_ - std::chrono::steady_clock::now());
+  if (left.count() <= 0) return absl::UnavailableError(absl::StrCat("the client took longer than ", limit_.count(), " s"));
+  transport_.LimitWaits(left);
   return absl::OkStatus();
 }
 

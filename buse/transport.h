@@ -18,16 +18,30 @@
 
 namespace buse {
 
+// Looks after a connection that another thread serves. Called by the serving thread.
+class Supervisor {
+ public:
+  virtual ~Supervisor() = default;
+
+  // Before it waits for a request of which nothing has arrived, and again after each signal. False: it is to stop here.
+  virtual bool MayWait() = 0;
+  // After each wait: what has arrived is acted on when this returns.
+  virtual void Arrived() = 0;
+};
+
 // A connected stream socket, which it does not own. One thread may receive while another sends.
 class SocketTransport {
  public:
-  explicit SocketTransport(int fd) : fd_(fd) {}
+  explicit SocketTransport(int fd, Supervisor* supervisor = nullptr) : fd_(fd), supervisor_(supervisor) {}
 
   // From now on, a receive or a send that waits longer counts as a broken connection. 0: never.
-  void LimitWaits(std::chrono::seconds limit);
+  void LimitWaits(std::chrono::milliseconds limit);
+
+  // The next Receive is for a new request: its supervisor may stop it, which leaves the connection as it is.
+  void ExpectRequest() { between_requests_ = true; }
 
   // Waits until there is something, and fills the pieces in order as far as it goes. 0: the client has closed its side.
-  // Errors: kUnavailable when the connection broke.
+  // Errors: kUnavailable when the connection broke, kCancelled when the supervisor stopped it.
   absl::StatusOr<size_t> Receive(std::span<iovec> pieces);
 
   // Sends all, waiting as needed. The pieces are used up. Errors: kUnavailable when the connection broke.
@@ -35,6 +49,23 @@ class SocketTransport {
 
  private:
   int fd_;
+  Supervisor* supervisor_;
+  bool between_requests_ = false;
+};
+
+// A limit on all waits for a client together.
+class Deadline {
+ public:
+  // From now on. 0: none.
+  Deadline(SocketTransport transport, std::chrono::seconds limit);
+
+  // The next wait may take what is left. Errors: kUnavailable when nothing is.
+  absl::Status LimitNextWait();
+
+ private:
+  SocketTransport transport_;
+  const std::chrono::seconds limit_;
+  const std::chrono::steady_clock::time_point end_;
 };
 
 template <class T>

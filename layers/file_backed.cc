@@ -296,4 +296,28 @@ absl::Status Extents(File& self, Range range, EmitExtent emit) {
   return absl::OkStatus();
 }
 
+absl::Status Resize(File& self, uint64_t size) {
+  const uint64_t before = self.size;
+  if (size == 0 || size % self.block_size != 0 || size > INT64_MAX) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(self.path, ": cannot have ", size, " bytes: give a multiple of ", self.block_size, " bytes"));
+  }
+  if (self.block_device) {
+    uint64_t actual = 0;
+    if (ioctl(self.fd.get(), BLKGETSIZE64, &actual) != 0) return StatusFromErrno(errno, absl::StrCat(self.path, ": its size"));
+    if (size > actual) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(self.path, ": cannot have ", size, " bytes: the block device has ", actual, "; extend it first"));
+    }
+    if (size > before) {
+      if (absl::Status status = WriteZeroes(self, {before, size - before}); !status.ok()) return status;
+    }
+  } else if ((size > before && ftruncate(self.fd.get(), static_cast<off_t>(before)) != 0) ||  // what others appended
+             ftruncate(self.fd.get(), static_cast<off_t>(size)) != 0) {
+    return StatusFromErrno(errno, absl::StrCat(self.path, ": cannot be made ", size, " bytes long"));
+  }
+  self.size = size;
+  return absl::OkStatus();
+}
+
 }  // namespace buse::file_backed_internal

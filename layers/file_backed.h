@@ -13,6 +13,8 @@
 // Flush, Trim and WriteZeroes by writing zeroes, 64 KiB with each call. With `direct`, memory that is less aligned than the
 // file demands goes through 4 KiB of stack: a copy, and a system call for every 4 KiB. Prefetch then does nothing. Extents:
 // what was allocated and never written is reported as a hole; a block device is reported as data.
+// Resize cuts the file off or extends it, and needs a Flush to last. A block device keeps its size; it may be resized up to that
+// (after it was extended itself).
 // Failure: I/O errors are passed on. Nobody else may change the file: a read of what somebody truncated is an error, but a
 // write there makes the file longer again, and then what was cut reads as zeroes. After a failed Flush the system may have
 // dropped data that a Write acknowledged, and would call the next fdatasync a success: therefore every later Flush fails,
@@ -85,6 +87,7 @@ absl::Status WriteThrough(File& self, uint64_t offset, ConstBytes in);
 absl::Status Trim(File& self, Range range);
 absl::Status WriteZeroes(File& self, Range range);
 absl::Status Extents(File& self, Range range, EmitExtent emit);
+absl::Status Resize(File& self, uint64_t size);
 
 inline absl::Status Write(File& self, int fd, uint64_t offset, ConstBytes in, int rwf_flags) {
   if (!self.Accepts(in.data())) return WriteByCopy(self, fd, offset, in, rwf_flags);
@@ -112,7 +115,8 @@ struct BasicFileBacked {
                                         .name = "create",
                                         .help = "create a file of this size if there is none",
                                         .unit = Unit::kBytes,
-                                        .max = INT64_MAX};
+                                        .max = INT64_MAX,
+                                        .shapes_medium = true};
     constexpr Option<Config> kReadOnly = {.field = &Config::read_only, .name = "read-only", .help = "refuse to write"};
     if constexpr (kAlignment == 1) {
       return Description<Config, 3>{
@@ -168,6 +172,8 @@ struct BasicFileBacked {
     if (self.direct) return std::nullopt;
     return FileRange{self.fd.get(), range.offset};
   }
+
+  static absl::Status Resize(State& self, uint64_t size) { return file_backed_internal::Resize(self, size); }
 
   static bool Writable(const State& self) { return !self.read_only; }
 };

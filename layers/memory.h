@@ -5,7 +5,8 @@
 // Family: leaf.
 // Concurrency: kParallel.
 // Cost: what was written, in pages of 4096 bytes, and 32 KiB per GiB written to. Trim gives memory back.
-// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted. Contents are lost with the process.
+// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted. Contents are lost with the process,
+// unless it hands them over (buse/handover.h).
 //
 //   using Stack = buse::Memory;
 //   Stack::Config config{.size = 64 << 20};
@@ -13,12 +14,20 @@
 #ifndef LAYERS_MEMORY_H_
 #define LAYERS_MEMORY_H_
 
+#include <fcntl.h>
+
+#include <cerrno>
 #include <cstdint>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "buse/description.h"
 #include "buse/device.h"
 #include "buse/gather.h"
+#include "buse/handover.h"
+#include "buse/io.h"
+#include "buse/status.h"
 #include "layers/sparse_memory.h"
 
 namespace buse {
@@ -26,6 +35,7 @@ namespace buse {
 struct Memory {
   struct Config {
     uint64_t size = 0;
+    int contents = -1;  // the memory file of another Memory, to begin with; not an option
   };
 
   struct State {
@@ -49,7 +59,7 @@ struct Memory {
                .max = SparseMemory::kMaxSize}}}};
   }
 
-  static absl::Status Open(const Config& config, State& self) { return self.bytes.Open(config.size); }
+  static absl::Status Open(const Config& config, State& self) { return self.bytes.Open(config.size, config.contents); }
 
   static uint64_t Size(const State& self) { return self.bytes.size(); }
 
@@ -72,6 +82,19 @@ struct Memory {
   static absl::Status View(State& self, Range range, Gather& gather) {
     self.bytes.View(range, gather);
     return absl::OkStatus();
+  }
+
+  static absl::Status Resize(State& self, uint64_t size) { return self.bytes.Resize(size); }
+
+  static absl::StatusOr<MemoryContents> HandOver(State& self) {
+    UniqueFd file(fcntl(self.bytes.file(), F_DUPFD_CLOEXEC, 0));
+    if (!file.valid()) return StatusFromErrno(errno, "handing over a memory disk");
+    return MemoryContents{std::move(file), self.bytes.size()};
+  }
+
+  static void Adopt(Config& config, const MemoryContents& contents) {
+    config.size = contents.size;
+    config.contents = contents.file.get();
   }
 };
 

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstring>
+#include <iterator>
 #include <string>
 
 #include "absl/strings/str_format.h"
@@ -38,25 +40,31 @@ std::byte* MapFile(int fd, uint64_t offset, uint64_t bytes) {
   return mapping == MAP_FAILED ? nullptr : static_cast<std::byte*>(mapping);
 }
 
+absl::Status CheckSize(uint64_t size) {
+  if (size != 0 && size <= SparseMemory::kMaxSize) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "a memory disk of %d bytes is not possible; choose a size from 1 to %d bytes", size, SparseMemory::kMaxSize));
+}
+
 }  // namespace
 
 SparseMemory::~SparseMemory() {
   for (auto& [index, window] : windows_) {
-    if (window->mapping != nullptr)
-      munmap(window->mapping, std::min(kWindow, DivideUp(size_, kPage) * kPage - index * kWindow));
+    if (window->mapping != nullptr) munmap(window->mapping, MappedBytes(index, size_));
     munmap(window, sizeof(Window));
   }
   if (table_ != nullptr) munmap(table_, DivideUp(size_, kWindow) * sizeof(Window*));
   if (fd_ >= 0) close(fd_);
 }
 
-absl::Status SparseMemory::Open(uint64_t size) {
-  if (size == 0 || size > kMaxSize) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("a memory disk of %d bytes is not possible; choose a size from 1 to %d bytes", size, kMaxSize));
-  }
+uint64_t SparseMemory::MappedBytes(uint64_t index, uint64_t size) {
+  return std::min(kWindow, DivideUp(size, kPage) * kPage - index * kWindow);
+}
+
+absl::Status SparseMemory::Open(uint64_t size, int file) {
+  if (absl::Status status = CheckSize(size); !status.ok()) return status;
   size_ = size;
-  fd_ = memfd_create("buse-memory", MFD_CLOEXEC);
+  fd_ = file >= 0 ? fcntl(file, F_DUPFD_CLOEXEC, 0) : memfd_create("buse-memory", MFD_CLOEXEC);
   if (fd_ < 0 || ftruncate(fd_, static_cast<off_t>(DivideUp(size, kPage) * kPage)) != 0) {
     return StatusFromErrno(errno,
                            absl::StrFormat("cannot create the memory file of a memory disk of %d bytes; choose a smaller "
@@ -70,7 +78,78 @@ absl::Status SparseMemory::Open(uint64_t size) {
                                            "size, or raise the limit on address space (ulimit -v)",
                                            size));
   }
+  return file >= 0 ? FindData() : absl::OkStatus();
+}
+
+// Marks what the file holds.
+absl::Status SparseMemory::FindData() {
+  const uint64_t end = DivideUp(size_, kPage) * kPage;
+  for (uint64_t at = 0; at < end;) {
+    const off_t data = lseek(fd_, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;  // nothing but holes
+    const off_t hole = data < 0 ? -1 : lseek(fd_, data, SEEK_HOLE);
+    if (hole < 0) return StatusFromErrno(errno, "finding what a memory file holds");
+    for (at = static_cast<uint64_t>(data); at < static_cast<uint64_t>(hole);) {
+      const uint64_t window_end = std::min<uint64_t>((at / kWindow + 1) * kWindow, static_cast<uint64_t>(hole));
+      if (absl::Status status = MakeWindow(at / kWindow); !status.ok()) return status;
+      Mark<true>(at / kPage, window_end / kPage);
+      at = window_end;
+    }
+  }
   return absl::OkStatus();
+}
+
+absl::Status SparseMemory::Resize(uint64_t size) {
+  if (absl::Status status = CheckSize(size); !status.ok()) return status;
+  const uint64_t old_bytes = DivideUp(size_, kWindow) * sizeof(Window*);
+  const uint64_t bytes = DivideUp(size, kWindow) * sizeof(Window*);
+  Window** table = table_;
+  if (bytes != old_bytes) {
+    table = static_cast<Window**>(Reserve(bytes, PROT_READ | PROT_WRITE));
+    if (table == nullptr) return StatusFromErrno(errno, absl::StrFormat("reserving the page table of %d bytes", size));
+  }
+  absl::Status status;
+  if (size < size_) status = Trim({size, size_ - size});  // what comes back later reads as zeroes
+  if (status.ok() && ftruncate(fd_, static_cast<off_t>(DivideUp(size, kPage) * kPage)) != 0) {
+    status = StatusFromErrno(errno, absl::StrFormat("resizing a memory disk from %d to %d bytes", size_, size));
+  }
+  if (!status.ok()) {
+    if (table != table_) munmap(table, bytes);
+    return status;
+  }
+  if (table != table_) {
+    std::memcpy(table, table_, std::min(bytes, old_bytes));
+    munmap(table_, old_bytes);
+    table_ = table;
+  }
+  size > size_ ? ExtendLastWindow(size) : CutOffWindows(size);
+  size_ = size;
+  return absl::OkStatus();
+}
+
+void SparseMemory::CutOffWindows(uint64_t size) {
+  for (auto at = windows_.begin(); at != windows_.end();) {
+    const auto [index, window] = *at;
+    const bool stays = index * kWindow < size;
+    const uint64_t mapped = MappedBytes(index, size_);
+    const uint64_t left = stays ? MappedBytes(index, size) : 0;
+    if (window->mapping != nullptr && left < mapped) munmap(window->mapping + left, mapped - left);
+    if (!stays) munmap(window, sizeof(Window));
+    at = stays ? std::next(at) : windows_.erase(at);
+  }
+}
+
+// Where it cannot be mapped to its new end, it goes without its mapping.
+void SparseMemory::ExtendLastWindow(uint64_t size) {
+  const uint64_t index = (size_ - 1) / kWindow;
+  const auto last = windows_.find(index);
+  if (last == windows_.end() || last->second->mapping == nullptr) return;
+  const uint64_t before = MappedBytes(index, size_);
+  const uint64_t after = MappedBytes(index, size);
+  if (before == after) return;
+  void* mapping = mremap(last->second->mapping, before, after, MREMAP_MAYMOVE);
+  if (mapping == MAP_FAILED) munmap(last->second->mapping, before);
+  last->second->mapping = mapping == MAP_FAILED ? nullptr : static_cast<std::byte*>(mapping);
 }
 
 uint64_t SparseMemory::allocated_bytes() const {
@@ -211,7 +290,7 @@ absl::Status SparseMemory::MakeWindow(uint64_t index) {
                                            size_));
   }
   const uint64_t offset = index * kWindow;
-  window->mapping = MapFile(fd_, offset, std::min(kWindow, DivideUp(size_, kPage) * kPage - offset));
+  window->mapping = MapFile(fd_, offset, MappedBytes(index, size_));
   windows_[index] = window;
   std::atomic_ref(table_[index]).store(window, std::memory_order_release);
   return absl::OkStatus();

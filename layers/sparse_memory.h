@@ -38,8 +38,15 @@ class SparseMemory {
   SparseMemory& operator=(const SparseMemory&) = delete;
   ~SparseMemory();
 
-  // Once, before anything else.
-  absl::Status Open(uint64_t size);
+  // Once, before anything else. `file` >= 0: the bytes are those that another SparseMemory of this size left in it; it is not
+  // kept.
+  absl::Status Open(uint64_t size, int file = -1);
+
+  // The memory file, for Open.
+  int file() const { return fd_; }
+
+  // Not beside any other call; nothing that View lent may be in use. What is added reads as zeroes.
+  absl::Status Resize(uint64_t size);
 
   uint64_t size() const { return size_; }
 
@@ -121,6 +128,12 @@ class SparseMemory {
     return window != nullptr && window->mapping != nullptr ? window : nullptr;
   }
 
+  // Of the window `index`, in a file for `size` bytes.
+  static uint64_t MappedBytes(uint64_t index, uint64_t size);
+
+  absl::Status FindData();
+  void CutOffWindows(uint64_t size);
+  void ExtendLastWindow(uint64_t size);
   absl::Status ReadRuns(uint64_t offset, Bytes out);
   absl::Status WriteRuns(uint64_t offset, ConstBytes in);
   Run RunAt(uint64_t offset, uint64_t end) const;

@@ -141,7 +141,7 @@ struct BasicFull {
     if (!status.ok()) return status;
     const auto zero = [&](uint64_t at) {
       const auto* begin = self.script->medium.data() + at;
-      return std::all_of(begin, begin + kBlock, [](std::byte b) { return b == std::byte{0}; });
+      return *begin == std::byte{0} && std::memcmp(begin, begin + 1, kBlock - 1) == 0;
     };
     for (uint64_t at = range.offset; at < range.end();) {
       const bool hole = zero(at);

@@ -33,6 +33,20 @@ inline std::string SimpleReply(uint32_t error, uint64_t cookie, const std::strin
   return Big(4, 0x67446698) + Big(4, error) + Big(8, cookie) + payload;
 }
 
+inline std::string ExtendedRequest(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint64_t length) {
+  return Big(4, 0x21e41c71) + Big(2, flags) + Big(2, type) + Big(8, cookie) + Big(8, offset) + Big(8, length);
+}
+
+inline std::string StructuredChunk(uint16_t flags, uint16_t type, uint64_t cookie, const std::string& payload = "") {
+  return Big(4, 0x668e33ef) + Big(2, flags) + Big(2, type) + Big(8, cookie) + Big(4, payload.size()) + payload;
+}
+
+// `offset` is that of the request.
+inline std::string ExtendedChunk(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset,
+                                 const std::string& payload = "") {
+  return Big(4, 0x6e8a278c) + Big(2, flags) + Big(2, type) + Big(8, cookie) + Big(8, offset) + Big(8, payload.size()) + payload;
+}
+
 inline std::string ClientOption(uint32_t option, const std::string& data) {
   return Big(8, 0x49484156454f5054) + Big(4, option) + Big(4, data.size()) + data;
 }

@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "layers/memory.h"
 #include "layers/read_only.h"
+#include "tests/buse/byte_server.h"
 #include "tests/leaves.h"
 #include "tests/wire.h"
 
@@ -22,63 +23,28 @@ namespace {
 
 using testing::Bare;
 using testing::Big;
-using testing::Bytestream;
-using testing::ByteTransport;
 using testing::Call;
 using testing::Full;
 using testing::Full512;
 using testing::Request;
-using testing::Script;
 using testing::SimpleReply;
 using testing::Writer;
 
 // Numbers are those of the specification, written out.
 constexpr uint16_t kRead = 0, kWrite = 1, kDisc = 2, kFlush = 3, kTrim = 4, kCache = 5, kWriteZeroes = 6, kBlockStatus = 7;
 constexpr uint16_t kFua = 1, kNoHole = 2, kDf = 4, kReqOne = 8, kFastZero = 16;
-constexpr uint32_t kEperm = 1, kEio = 5, kEinval = 22, kEnospc = 28;
+constexpr uint32_t kEperm = 1, kEio = 5, kEinval = 22, kEnospc = 28, kEnotsup = 95;
 
-static_assert(nbd::TransmissionFlags<Full>() == 0b101'0110'1101);
+static_assert(nbd::TransmissionFlags<Full>() == 0b1101'0110'1101);
 static_assert(nbd::TransmissionFlags<Writer>() == 0b001'0100'1101);
 static_assert(nbd::TransmissionFlags<Bare>() == 0b001'0000'0011);
 static_assert(nbd::TransmissionFlags<ReadOnly<Full>>() == 0b101'0000'0011);
+static_assert(nbd::TransmissionFlags<Memory>() == 0b1001'0110'1101);
+static_assert(nbd::WithoutFlags(0b1101'0110'1101, 1 << 6) == 0b101'0010'1101, "no FAST_ZERO without WRITE_ZEROES");
 static_assert(nbd::WithoutWriting(nbd::TransmissionFlags<Full>()) == 0b101'0000'0011);
 
 template <Device Stack>
-class Server {
- public:
-  static constexpr uint64_t kSize = 65536;
-
-  explicit Server(uint64_t size = kSize) {
-    typename Stack::Config config;
-    config.size = size;
-    if constexpr (requires { config.script; }) config.script = &script;
-    EXPECT_TRUE(Stack::Open(config, state_).ok());
-  }
-
-  // Serves `in` and then the client's end. Returns what was sent.
-  std::string Serve(const std::string& in, size_t chunk = SIZE_MAX) {
-    Exported<Stack> exported = {.device = state_,
-                                .about = {.size = Stack::Size(state_),
-                                          .flags = static_cast<uint16_t>(nbd::TransmissionFlags<Stack>() | extra_flags),
-                                          .min_block = static_cast<uint32_t>(Stack::kBlockSize)}};
-    exported.on_failure = [&](const char* command, Range range, const absl::Status& why) {
-      failures.push_back(std::string(command) + " " + std::to_string(range.offset) + " " + std::string(why.message()));
-    };
-    stream = {.in = in, .chunk = chunk};
-    auto connection = std::make_unique<Connection<Stack, ByteTransport>>(exported, ByteTransport(stream), *Buffers::Create());
-    status = connection->Transmit();
-    return stream.out;
-  }
-
-  Script script;
-  Bytestream stream;
-  absl::Status status;
-  std::vector<std::string> failures;
-  uint16_t extra_flags = 0;
-
- private:
-  typename Stack::State state_;
-};
+using Server = testing::ByteServer<Stack>;
 
 template <class Stack>
 class ReadWriteTest : public ::testing::Test {};
@@ -149,7 +115,6 @@ TYPED_TEST(ReadWriteTest, EveryRequestInError) {
        kEinval},
       {"write zeroes past the end", Request(0, kWriteZeroes, 9, size, 1), kEnospc},
       {"write zeroes of 2^32-1", Request(0, kWriteZeroes, 9, 0, 0xffffffff), kEnospc},
-      {"write zeroes with FAST_ZERO, not announced", Request(kFastZero, kWriteZeroes, 9, 0, 1), kEinval},
       {"trim past the end", Request(0, kTrim, 9, 0, size + 1), kEinval},
       {"trim with NO_HOLE", Request(kNoHole, kTrim, 9, 0, 1), kEinval},
       {"flush with a length", Request(0, kFlush, 9, 0, 1), kEinval},
@@ -246,6 +211,7 @@ TEST(ConnectionTest, CommandsArriveAtTheDevice) {
       {Request(kFua, kTrim, 1, 8, 4), {{"Trim", {8, 4}}, {"Flush", {}}}},
       {Request(0, kWriteZeroes, 1, 8, 4), {{"Trim", {8, 4}}}},
       {Request(kNoHole, kWriteZeroes, 1, 8, 4), {{"WriteZeroes", {8, 4}}}},
+      {Request(kFastZero, kWriteZeroes, 1, 8, 4), {{"Trim", {8, 4}}}},
       {Request(kNoHole | kFua, kWriteZeroes, 1, 8, 4), {{"WriteZeroes", {8, 4}}, {"Flush", {}}}},
       {Request(0, kCache, 1, 8, 4), {{"Prefetch", {8, 4}}}},
       {Request(kFua, kCache, 1, 8, 4), {{"Prefetch", {8, 4}}}},
@@ -270,6 +236,17 @@ TEST(ConnectionTest, WhatADeviceLacksIsEmulatedOrRefused) {
   }
   Server<Writer> server;
   EXPECT_EQ(server.Serve(Request(0, kTrim, 1, 8, 4)), SimpleReply(kEinval, 1)) << "TRIM was not announced";
+  EXPECT_EQ(server.Serve(Request(kFastZero, kWriteZeroes, 1, 8, 4)), SimpleReply(kEinval, 1)) << "FAST_ZERO was not announced";
+}
+
+TEST(ConnectionTest, ZeroesThatAreNotFastAreRefusedToWhoWantsThemFast) {
+  // Only Trim is known to be fast.
+  Server<Memory> server;
+  EXPECT_EQ(server.Serve(Request(0, kWrite, 1, 0, 1) + "x" + Request(kFastZero | kNoHole, kWriteZeroes, 2, 0, 1) +
+                         Request(0, kRead, 3, 0, 1) + Request(kFastZero, kWriteZeroes, 4, 0, 1) + Request(0, kRead, 5, 0, 1)),
+            SimpleReply(0, 1) + SimpleReply(kEnotsup, 2) + SimpleReply(0, 3, "x") + SimpleReply(0, 4) +
+                SimpleReply(0, 5, std::string(1, '\0')))
+      << "what is refused changes nothing";
 }
 
 TEST(ConnectionTest, AReadOnlyDeviceRefusesEveryChange) {
@@ -317,7 +294,7 @@ TEST(ConnectionTest, WhatIsFinishedDoesNotWaitForWhatMayTakeLong) {
 TEST(ConnectionTest, AFlushIsNeverReportedWhereThereIsNone) {
   // Whatever a server announces, the type decides.
   Server<Bare> server;
-  server.extra_flags = 0b1100'0100'1100;
+  server.about.flags |= 0b1100'0100'1100;
   EXPECT_EQ(server.Serve(Request(0, kFlush, 1, 0, 0)), SimpleReply(kEinval, 1));
 }
 

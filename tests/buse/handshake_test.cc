@@ -3,6 +3,7 @@
 #include "buse/handshake.h"
 
 #include <string>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "tests/wire.h"
@@ -16,18 +17,22 @@ using testing::OptionReply;
 using Outcome = Handshake::Outcome;
 
 // Numbers are those of the specification, written out.
-constexpr uint32_t kExportName = 1, kAbort = 2, kList = 3, kInfo = 6, kGo = 7;
-constexpr uint32_t kAck = 1, kServer = 2, kRepInfo = 3;
+constexpr uint32_t kExportName = 1, kAbort = 2, kList = 3, kStartTls = 5, kInfo = 6, kGo = 7, kStructuredReply = 8;
+constexpr uint32_t kListMetaContext = 9, kSetMetaContext = 10, kExtendedHeaders = 11;
+constexpr uint32_t kAck = 1, kServer = 2, kRepInfo = 3, kRepMetaContext = 4;
 constexpr uint32_t kErrUnsup = 0x80000001, kErrInvalid = 0x80000003, kErrUnknown = 0x80000006, kErrTooBig = 0x80000009;
+constexpr uint32_t kErrExtHeaderReqd = 0x8000000a;
 const std::string kFixed = Big(4, 1), kFixedNoZeroes = Big(4, 3);
 
-const nbd::Export kExport = {.name = "disk", .description = "a disk", .size = 0x123456789a, .flags = 0x0565};
+const nbd::Export kExport = {
+    .name = "disk", .description = "a disk", .size = 0x123456789a, .flags = 0x0565, .has_extents = true};
 
 struct Session {
   Outcome outcome = Outcome::kMore;
   std::string out;
   std::string unread;
   std::string reason;
+  nbd::Terms terms;
 };
 
 // Feeds `in` in pieces of at most `chunk` bytes, as a connection would.
@@ -47,6 +52,7 @@ Session Talk(const std::string& in, size_t chunk = SIZE_MAX, const nbd::Export& 
   }
   session.unread = buffer + in.substr(fed);
   session.reason = std::string(handshake.reason());
+  session.terms = handshake.terms();
   return session;
 }
 
@@ -131,6 +137,7 @@ TEST(HandshakeTest, MalformedInfoIsInvalidAndTheSessionGoesOn) {
   const std::string good = InfoRequest("disk", {3});
   const std::string malformed[] = {
       "",
+      InfoRequest(std::string(4097, 'x'), {}),
       good.substr(0, 5),
       good.substr(0, good.size() - 1),
       good + "x",
@@ -149,11 +156,213 @@ TEST(HandshakeTest, MalformedInfoIsInvalidAndTheSessionGoesOn) {
 }
 
 TEST(HandshakeTest, UnknownOptionsAreRefusedAndTheSessionGoesOn) {
-  for (uint32_t option : {0u, 4u, 5u, 8u, 9u, 10u, 11u, 99u, 0xffffffffu}) {
+  for (uint32_t option : {0u, 4u, kStartTls, 12u, 99u, 0xffffffffu}) {
     const Session session = Talk(kFixed + ClientOption(option, "data") + ClientOption(kGo, InfoRequest("", {})));
     EXPECT_EQ(session.out.substr(0, 16), OptionReply(option, kErrUnsup).substr(0, 16));
     EXPECT_EQ(session.outcome, Outcome::kTransmit);
   }
+}
+
+// ---- Structured replies, extended headers, metadata contexts.
+
+// The types of the replies to `option`, in order.
+std::vector<uint32_t> Replies(const Session& session, uint32_t option) {
+  std::vector<uint32_t> types;
+  const auto number = [&](size_t at) {
+    uint32_t value = 0;
+    for (size_t i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(session.out.at(at + i));
+    return value;
+  };
+  for (size_t at = 0; at + 20 <= session.out.size(); at += 20 + number(at + 16)) {
+    if (number(at + 8) == option) types.push_back(number(at + 12));
+  }
+  return types;
+}
+
+std::string Queries(const std::string& name, const std::vector<std::string>& queries) {
+  std::string data = Big(4, name.size()) + name + Big(4, queries.size());
+  for (const std::string& query : queries) data += Big(4, query.size()) + query;
+  return data;
+}
+
+const std::string kStructured = ClientOption(kStructuredReply, ""), kExtended = ClientOption(kExtendedHeaders, "");
+const std::string kGoDisk = ClientOption(kGo, InfoRequest("disk", {}));
+
+TEST(HandshakeTest, StructuredRepliesAreAgreedOn) {
+  const Session session = Talk(kFixed + kStructured + kGoDisk);
+  EXPECT_EQ(session.out.substr(0, 20), OptionReply(kStructuredReply, kAck));
+  EXPECT_EQ(session.terms.replies, nbd::Terms::Replies::kStructured);
+  EXPECT_EQ(session.terms.flags, 0x0565 | 0x80) << "DF";
+  EXPECT_NE(session.out.find(Big(2, 0) + Big(8, 0x123456789a) + Big(2, 0x0565 | 0x80)), std::string::npos);
+  EXPECT_EQ(Talk(kFixedNoZeroes + kStructured + ClientOption(kExportName, "")).out,
+            OptionReply(kStructuredReply, kAck) + Big(8, 0x123456789a) + Big(2, 0x0565 | 0x80))
+      << "the old way to choose an export tells of DF too";
+  EXPECT_EQ(Talk(kFixed + kGoDisk).terms.flags, 0x0565) << "no DF without structured replies";
+}
+
+TEST(HandshakeTest, ExtendedHeadersAreAgreedOn) {
+  const Session session = Talk(kFixed + kExtended + kGoDisk);
+  EXPECT_EQ(session.out.substr(0, 20), OptionReply(kExtendedHeaders, kAck));
+  EXPECT_EQ(session.terms.replies, nbd::Terms::Replies::kExtended);
+  EXPECT_EQ(session.terms.flags, 0x0565 | 0x80) << "DF, and without a context no BLOCK_STATUS_PAYLOAD";
+  EXPECT_EQ(Talk(kFixed + kStructured + kExtended + kGoDisk).terms.replies, nbd::Terms::Replies::kExtended);
+}
+
+TEST(HandshakeTest, ExtendedHeadersTakePrecedence) {
+  const Session session = Talk(kFixed + kExtended + kStructured + kGoDisk);
+  EXPECT_EQ(Replies(session, kStructuredReply), std::vector<uint32_t>{kErrExtHeaderReqd});
+  EXPECT_EQ(session.terms.replies, nbd::Terms::Replies::kExtended);
+}
+
+TEST(HandshakeTest, ExtendedHeadersRuleOutExportName) {
+  const Session session = Talk(kFixed + kExtended + ClientOption(kExportName, "disk"));
+  EXPECT_EQ(session.outcome, Outcome::kClose);
+  EXPECT_NE(session.reason, "");
+}
+
+TEST(HandshakeTest, StylesTakeNoData) {
+  for (uint32_t option : {kStructuredReply, kExtendedHeaders}) {
+    const Session session = Talk(kFixed + ClientOption(option, "x") + kGoDisk);
+    EXPECT_EQ(Replies(session, option), std::vector<uint32_t>{kErrInvalid});
+    EXPECT_EQ(session.terms.replies, nbd::Terms::Replies::kSimple);
+  }
+}
+
+TEST(HandshakeTest, ContextsAreListed) {
+  const std::string listed = OptionReply(kListMetaContext, kRepMetaContext, Big(4, 0) + "base:allocation");
+  const std::string ack = OptionReply(kListMetaContext, kAck);
+  const auto list = [](const std::vector<std::string>& queries, const nbd::Export& exported = kExport) {
+    return Talk(kFixed + kStructured + ClientOption(kListMetaContext, Queries("disk", queries)), SIZE_MAX, exported)
+        .out.substr(20);
+  };
+  EXPECT_EQ(list({}), listed + ack);
+  EXPECT_EQ(list({"base:"}), listed + ack);
+  EXPECT_EQ(list({"base:allocation"}), listed + ack);
+  EXPECT_EQ(list({"base:", "base:allocation", "base:allocation"}), listed + ack) << "once";
+  for (const char* query : {"base:other", "base:allocation2", "qemu:", "qemu:dirty-bitmap:x", "x-thing:y", "BASE:"}) {
+    EXPECT_EQ(list({query}), ack) << query;
+  }
+  nbd::Export mute = kExport;
+  mute.has_extents = false;
+  EXPECT_EQ(list({}, mute), ack);
+  EXPECT_EQ(list({"base:allocation"}, mute), ack);
+}
+
+TEST(HandshakeTest, ContextsAreSet) {
+  const auto set = [](const std::vector<std::string>& queries) {
+    return Talk(kFixed + kStructured + ClientOption(kSetMetaContext, Queries("disk", queries)) + kGoDisk);
+  };
+  const Session session = set({"base:allocation", "base:allocation"});
+  EXPECT_EQ(session.out.substr(20, 59),
+            OptionReply(kSetMetaContext, kRepMetaContext, Big(4, 1) + "base:allocation") + OptionReply(kSetMetaContext, kAck));
+  EXPECT_TRUE(session.terms.base_allocation);
+  for (const std::vector<std::string>& queries :
+       {std::vector<std::string>{}, {"base:"}, {"base:other"}, {"qemu:allocation-depth"}}) {
+    const Session none = set(queries);
+    EXPECT_EQ(Replies(none, kSetMetaContext), std::vector<uint32_t>{kAck});
+    EXPECT_FALSE(none.terms.base_allocation);
+  }
+  const Session wide = Talk(kFixed + kExtended + ClientOption(kSetMetaContext, Queries("", {"base:allocation"})) + kGoDisk);
+  EXPECT_TRUE(wide.terms.base_allocation);
+  EXPECT_EQ(wide.terms.flags, 0x0565 | 0x80 | 0x1000) << "DF and BLOCK_STATUS_PAYLOAD";
+}
+
+TEST(HandshakeTest, EachSetReplacesTheOneBeforeEvenWhereItFails) {
+  const std::string good = ClientOption(kSetMetaContext, Queries("disk", {"base:allocation"}));
+  const std::string others[] = {
+      ClientOption(kSetMetaContext, Queries("disk", {})),
+      ClientOption(kSetMetaContext, Queries("disk", {"base:"})),
+      ClientOption(kSetMetaContext, Queries("none", {"base:allocation"})),
+      ClientOption(kSetMetaContext, "x"),
+      ClientOption(kSetMetaContext, std::string(9000, 'x')),
+  };
+  for (const std::string& other : others) {
+    EXPECT_FALSE(Talk(kFixed + kStructured + good + other + kGoDisk).terms.base_allocation);
+    EXPECT_TRUE(Talk(kFixed + kStructured + other + good + kGoDisk).terms.base_allocation);
+  }
+  EXPECT_TRUE(
+      Talk(kFixed + kStructured + good + ClientOption(kListMetaContext, Queries("disk", {})) + kGoDisk).terms.base_allocation)
+      << "a list changes nothing";
+}
+
+TEST(HandshakeTest, ContextsNeedStructuredReplies) {
+  const Session session = Talk(kFixed + ClientOption(kSetMetaContext, Queries("disk", {"base:allocation"})) + kGoDisk);
+  EXPECT_EQ(Replies(session, kSetMetaContext), std::vector<uint32_t>{kErrInvalid});
+  EXPECT_FALSE(session.terms.base_allocation);
+}
+
+TEST(HandshakeTest, ContextsOfAnUnknownExportAreAnError) {
+  for (uint32_t option : {kListMetaContext, kSetMetaContext}) {
+    const Session session = Talk(kFixed + kStructured + ClientOption(option, Queries("other", {"base:allocation"})) + kGoDisk);
+    EXPECT_EQ(Replies(session, option), std::vector<uint32_t>{kErrUnknown});
+    EXPECT_EQ(session.outcome, Outcome::kTransmit);
+  }
+}
+
+TEST(HandshakeTest, MalformedQueriesAreInvalidAndTheSessionGoesOn) {
+  const std::string good = Queries("disk", {"base:allocation"});
+  const std::string malformed[] = {
+      "",
+      good.substr(0, 3),
+      good.substr(0, 8),
+      good.substr(0, 11),
+      good.substr(0, good.size() - 1),
+      good + "x",
+      Big(4, 0xffffffff) + "disk" + Big(4, 0),
+      Queries(std::string(4097, 'x'), {}),
+      Big(4, 4) + "disk" + Big(4, 1),
+      Big(4, 4) + "disk" + Big(4, 0xffffffff) + Big(4, 5) + "base:",
+      Big(4, 4) + "disk" + Big(4, 1) + Big(4, 0xffffffff) + "base:",
+      Queries("disk", {"no colon"}),
+      Queries("disk", {""}),
+      Queries("disk", {"base:" + std::string(4092, 'x')}),
+  };
+  for (const std::string& data : malformed) {
+    for (uint32_t option : {kListMetaContext, kSetMetaContext}) {
+      const Session session = Talk(kFixed + kStructured + ClientOption(option, data) + kGoDisk);
+      EXPECT_EQ(Replies(session, option), std::vector<uint32_t>{kErrInvalid}) << ::testing::PrintToString(data);
+      EXPECT_EQ(session.outcome, Outcome::kTransmit);
+    }
+  }
+}
+
+TEST(HandshakeTest, AThousandQueriesFitAndEachContextIsToldOnce) {
+  const std::string data = Queries("", std::vector<std::string>(900, "base:"));
+  const Session session = Talk(kFixed + kStructured + ClientOption(kListMetaContext, data) + kGoDisk);
+  EXPECT_EQ(Replies(session, kListMetaContext), (std::vector<uint32_t>{kRepMetaContext, kAck}));
+}
+
+TEST(HandshakeTest, WhatIsRefusedIsUnknown) {
+  const std::string set = ClientOption(kSetMetaContext, Queries("disk", {"base:allocation"}));
+  const std::string list = ClientOption(kListMetaContext, Queries("disk", {}));
+  const std::string in = kFixed + kStructured + list + set + kExtended + kGoDisk;
+  const auto refused = [&](const nbd::Export& exported) {
+    const Session session = Talk(in, SIZE_MAX, exported);
+    EXPECT_EQ(session.outcome, Outcome::kTransmit);
+    std::vector<uint32_t> options;
+    for (uint32_t option : {kStructuredReply, kListMetaContext, kSetMetaContext, kExtendedHeaders}) {
+      if (Replies(session, option) == std::vector<uint32_t>{kErrUnsup}) options.push_back(option);
+    }
+    return options;
+  };
+  nbd::Export exported = kExport;
+  EXPECT_EQ(refused(exported), (std::vector<uint32_t>{}));
+  exported.extended_headers = false;
+  EXPECT_EQ(refused(exported), (std::vector<uint32_t>{kExtendedHeaders}));
+  exported.meta_contexts = false;
+  EXPECT_EQ(refused(exported), (std::vector<uint32_t>{kListMetaContext, kSetMetaContext, kExtendedHeaders}));
+  exported = kExport;
+  exported.structured_replies = false;
+  EXPECT_EQ(refused(exported), (std::vector<uint32_t>{kStructuredReply, kListMetaContext, kSetMetaContext, kExtendedHeaders}))
+      << "what builds on them goes with them";
+}
+
+TEST(HandshakeTest, ASmallerLargestPayloadIsToldUnasked) {
+  nbd::Export exported = kExport;
+  exported.max_payload = 1 << 20;
+  const Session session = Talk(kFixed + kGoDisk, SIZE_MAX, exported);
+  EXPECT_NE(session.out.find(Big(2, 3) + Big(4, 1) + Big(4, 4096) + Big(4, 1 << 20)), std::string::npos);
+  EXPECT_EQ(session.terms.max_payload, 1u << 20);
 }
 
 TEST(HandshakeTest, AbortIsAcknowledgedWhateverDataItHas) {
@@ -191,6 +400,7 @@ TEST(HandshakeTest, AClaimOfFourGigabytesWaitsAndKeepsNothing) {
 
 TEST(HandshakeTest, AByteAtATimeIsTheSameAsAllAtOnce) {
   const std::string in = kFixedNoZeroes + ClientOption(kList, "") + ClientOption(kInfo, InfoRequest("disk", {1, 2, 3})) +
+                         kExtended + ClientOption(kSetMetaContext, Queries("disk", {"base:allocation"})) +
                          ClientOption(42, "?") + ClientOption(kGo, std::string(9000, 'x')) +
                          ClientOption(kGo, InfoRequest("disk", {3}));
   const Session at_once = Talk(in), bytewise = Talk(in, 1);

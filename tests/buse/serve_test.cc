@@ -25,6 +25,7 @@ namespace {
 
 using testing::Big;
 using testing::ClientOption;
+using testing::ExtendedRequest;
 using testing::NbdClient;
 using testing::Process;
 using testing::Request;
@@ -122,6 +123,8 @@ TEST(ServeTest, BadCommandLines) {
       {{kMemdisk, "1M", "--ofset"}, 2, "--ofset"},
       {{kMemdisk, "1M", "--max-clients", "0"}, 2, "max-clients"},
       {{kMemdisk, "1M", "--max-clients", "many"}, 2, "many"},
+      {{kMemdisk, "1M", "--max-request", "4K"}, 2, "max-request"},
+      {{kMemdisk, "1M", "--max-request", "64M"}, 2, "max-request"},
       {{kMemdisk, "--disconnect", "/dev/null"}, 3, "/dev/null"},
       {{kLoopback, folder / "none"}, 3, "none"},
       {{kLoopback, folder / "none", "--create", "12Q"}, 2, "12Q"},
@@ -382,6 +385,114 @@ TEST(ServeTest, MoreClientsThanAllowedWaitForTheirTurn) {
   first.reset();
   waiting.join();
   EXPECT_TRUE(third_went);
+}
+
+TEST(ServeTest, AClientMustEndItsNegotiationInTime) {
+  Served served({"--handshake-timeout", "1"});
+  const auto start = std::chrono::steady_clock::now();
+  NbdClient silent(served.path), dripping(served.path), quick(served.path);
+  ASSERT_TRUE(quick.Go());
+  // Never silent for long, and never done.
+  std::thread drip([&] {
+    const std::string bytes = Big(4, 3) + ClientOption(3, "") + ClientOption(3, "") + ClientOption(3, "");
+    for (char byte : bytes) {
+      dripping.Send(std::string(1, byte));
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+  });
+  silent.Receive(100);
+  EXPECT_TRUE(silent.Closed());
+  dripping.Receive(1000);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+  drip.join();
+  EXPECT_EQ(quick.Do(0, kRead, 0, 512), 0u) << "the limit is for the negotiation alone";
+  EXPECT_EQ(served.End(), 0);
+}
+
+TEST(ServeTest, AnIdleClientIsDisconnectedWhereThatIsAskedFor) {
+  Served served({"--idle-timeout", "1"});
+  NbdClient idle(served.path), half(served.path), deaf(served.path);
+  ASSERT_TRUE(idle.Go() && half.Go() && deaf.Go());
+  half.Send(Request(0, kWrite, 1, 0, 1000) + "x");
+  for (uint64_t i = 0; i < 4; ++i) deaf.Send(Request(0, kRead, i, 0, 32 << 20));
+  NbdClient busy(served.path);
+  ASSERT_TRUE(busy.Go());
+  const auto start = std::chrono::steady_clock::now();
+  while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(2500)) {
+    ASSERT_EQ(busy.Do(0, kRead, 0, 512), 0u);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_TRUE(idle.Closed());
+  EXPECT_TRUE(half.Closed());
+  EXPECT_LT(deaf.Receive(128 << 20).size(), size_t{128} << 20) << "who takes no answers is idle too";
+  EXPECT_EQ(served.End(), 0);
+}
+
+TEST(ServeTest, WithoutAnIdleTimeoutSilenceIsNoOffence) {
+  Served served({"--handshake-timeout", "1"});
+  NbdClient idle(served.path);
+  ASSERT_TRUE(idle.Go());
+  std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+  EXPECT_EQ(idle.Do(0, kRead, 0, 512), 0u);
+}
+
+TEST(ServeTest, TheLargestRequestIsAnOption) {
+  Served served({"--max-request", "64K"});
+  NbdClient client(served.path);
+  ASSERT_TRUE(client.Go());
+  EXPECT_EQ(client.Do(0, kRead, 0, 65536), 0u);
+  EXPECT_EQ(client.Do(0, kRead, 0, 65537), 22u);
+  std::string data(65537, 'x');
+  EXPECT_EQ(client.Do(0, kWrite, 0, 65537, &data), 22u);
+  EXPECT_EQ(client.Do(0, kRead, 0, 1), 0u);
+}
+
+TEST(ServeTest, WhatNewServersKnowCanBeRefused) {
+  const std::string context = ClientOption(10, Big(4, 0) + Big(4, 1) + Big(4, 15) + "base:allocation");
+  const std::string in = Big(4, 3) + ClientOption(8, "") + context + ClientOption(11, "");
+  const std::string go = ClientOption(7, Big(4, 0) + Big(2, 0));
+  // The types of the final replies to each option.
+  const auto ask = [&](const std::vector<std::string>& options) {
+    Served served(options);
+    NbdClient client(served.path);
+    client.Receive(18);
+    client.Send(in);
+    std::vector<char> refused;
+    for (int finals = 0; finals < 3;) {
+      const std::string header = client.Receive(20);
+      if (header.size() < 20) break;
+      client.Receive(static_cast<uint8_t>(header[19]));
+      if (header.substr(12, 4) == Big(4, 4)) continue;  // META_CONTEXT, which goes before its ACK
+      ++finals;
+      if (header.substr(12, 4) == Big(4, 0x80000001)) refused.push_back(header[11]);
+    }
+    return refused;
+  };
+  EXPECT_EQ(ask({}), (std::vector<char>{}));
+  EXPECT_EQ(ask({"--no-structured-replies"}), (std::vector<char>{8, 10, 11}));
+  EXPECT_EQ(ask({"--no-meta-context"}), (std::vector<char>{10}));
+  EXPECT_EQ(ask({"--no-extended-headers"}), (std::vector<char>{11}));
+}
+
+// At every byte of a negotiation and of requests of all kinds. Those of one client do not overlap another's, which is still
+// being answered.
+TEST(ServeTest, ConnectionsThatBreakAnywhere) {
+  Served served;
+  const auto all_of = [](uint64_t client) {
+    return Big(4, 3) + ClientOption(8, "") + ClientOption(11, "") +
+           ClientOption(10, Big(4, 0) + Big(4, 1) + Big(4, 15) + "base:allocation") + ClientOption(7, Big(4, 0) + Big(2, 0)) +
+           ExtendedRequest(32, 1, 1, (2 << 20) + client * 128, 100) + std::string(100, 'x') +
+           ExtendedRequest(0, 0, 2, 0, 1 << 20) + ExtendedRequest(0, 7, 3, 0, 1 << 20) + ExtendedRequest(32, 7, 4, 0, 12) +
+           Big(8, 4096) + Big(4, 1) + ExtendedRequest(0, 3, 5, 0, 0);
+  };
+  for (size_t cut = 0; cut <= all_of(0).size(); ++cut) {
+    NbdClient client(served.path);
+    client.Send(all_of(cut).substr(0, cut));
+    if (cut % 3 == 0) client.Receive(18);
+    if (cut % 2 == 0) client.CloseSending();
+  }
+  EXPECT_TRUE(ServesWell(served.path));
+  EXPECT_EQ(served.End(), 0) << served.program->output();
 }
 
 // Each leaves the server serving others, whatever became of its own connection.

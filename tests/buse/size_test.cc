@@ -108,5 +108,24 @@ TEST(SizeTest, FormattedSizesAreExactShortAndAcceptedAgain) {
   }
 }
 
+TEST(SizeTest, RoughlyIsRoundedDownToThreeDigits) {
+  const std::vector<std::pair<uint64_t, std::string>> table = {
+      {0, "0 bytes"},
+      {1, "1 byte"},
+      {1023, "1023 bytes"},
+      {1024, "1 KiB"},
+      {1025, "1.00 KiB"},
+      {1536, "1.50 KiB"},
+      {10 * 1024 + 1023, "10.9 KiB"},
+      {100 * 1024 + 1023, "100 KiB"},
+      {(1 << 20) - 1, "1023 KiB"},
+      {134217728, "128 MiB"},
+      {10653122560, "9.92 GiB"},
+      {uint64_t{15} << 60, "15 EiB"},
+      {UINT64_MAX, "15.9 EiB"},
+  };
+  for (const auto& [bytes, text] : table) EXPECT_EQ(FormatSizeRoughly(bytes), text);
+}
+
 }  // namespace
 }  // namespace buse

@@ -62,11 +62,114 @@ TEST_F(InteropTest, NbdinfoTellsWhatTheTypeSays) {
   Serve({"memdisk", "128M", uri_});
   const std::string info = Do("nbdinfo \"$URI\"");
   for (const char* part : {"newstyle-fixed", "export-size: 134217728 (128M)", "is_read_only: false", "can_flush: true",
-                           "can_fua: true", "can_multi_conn: true", "can_trim: true", "can_zero: true", "block_size_minimum: 1",
+                           "can_fua: true", "can_multi_conn: true", "can_trim: true", "can_zero: true", "can_df: true",
+                           "can_fast_zero: true", "using structured packets", "base:allocation", "block_size_minimum: 1",
                            "block_size_preferred: 4096", "block_size_maximum: 33554432", "128 MiB served by memdisk"}) {
     ExpectSays(info, part);
   }
   ExpectSays(Do("nbdinfo --list \"$URI\""), "export-size: 134217728");
+}
+
+TEST_F(InteropTest, NbdinfoSeesWhatIsRefused) {
+  const auto can = [&](const char* what) {
+    return Shell(std::string("nbdinfo --can ") + what + " '" + uri_ + "'").exit_code == 0;
+  };
+  Serve({"memdisk", "1M", uri_, "--no-structured-replies", "--max-request", "1M"});
+  EXPECT_FALSE(can("structured-reply"));
+  EXPECT_FALSE(can("df"));
+  const std::string info = Do("nbdinfo \"$URI\"");
+  ExpectSays(info, "block_size_maximum: 1048576");
+  EXPECT_EQ(info.find("base:allocation"), std::string::npos);
+  Do("head -c 1M /dev/urandom > in; nbdcopy in \"$URI\"; nbdcopy \"$URI\" out; cmp in out");
+  EndServer();
+  server_.reset();
+  Serve({"memdisk", "1M", uri_, "--no-meta-context"});
+  EXPECT_TRUE(can("structured-reply"));
+  EXPECT_TRUE(can("df"));
+  EXPECT_EQ(Do("nbdinfo \"$URI\"").find("base:allocation"), std::string::npos);
+  EndServer();
+}
+
+TEST_F(InteropTest, MapsTellHolesAndData) {
+  Serve({"memdisk", "64M", uri_});
+  Do("qemu-io -f raw -c 'write -P 7 1M 128k' -c 'write -P 1 5000000 100' \"$URI\"");
+  const std::string map = Do("nbdinfo --map \"$URI\"");
+  for (const char* line :
+       {"         0     1048576    3  hole,zero", "   1048576      131072    0  data", "   1179648     3817472    3  hole,zero",
+        "   4997120        4096    0  data", "   5001216    62107648    3  hole,zero"}) {
+    ExpectSays(map, line);
+  }
+  ExpectSays(Do("nbdinfo --map --totals \"$URI\""), "66973696  99.8%   3 hole,zero");
+  const std::string by_qemu = Do("qemu-img map -f raw --output=json \"$URI\"");
+  ExpectSays(by_qemu,
+             "\"start\": 1048576, \"length\": 131072, \"depth\": 0, \"present\": true, \"zero\": false, \"data\": true");
+  ExpectSays(by_qemu, "\"start\": 5001216, \"length\": 62107648, \"depth\": 0, \"present\": true, \"zero\": true");
+  EndServer();
+}
+
+TEST_F(InteropTest, NbdcopyKeepsHolesBothWays) {
+  Do("truncate -s 256M in; for at in 0 3 100 255; do head -c 100000 /dev/urandom | dd of=in bs=1M seek=$at conv=notrunc "
+     "status=none; done");
+  for (const char* copy : {"nbdcopy", "nbdcopy --requests=4 --connections=1", "nbdcopy --no-extents"}) {
+    Serve({"loopback", folder_ + "/disk", "--create", "256M", uri_});
+    Do(std::string(copy) + " in \"$URI\"; cmp in disk; test $(du -k disk | cut -f1) -lt 8192");
+    Do(std::string("rm -f out; ") + copy + " \"$URI\" out; cmp in out; test $(du -k out | cut -f1) -lt 8192");
+    EndServer();
+    server_.reset();
+    Do("rm disk");
+  }
+  // Through qemu, which reads holes as holes.
+  Serve({"memdisk", "256M", uri_});
+  Do("qemu-img convert -n -f raw -O raw in \"$URI\"; qemu-img convert -f raw -O raw \"$URI\" out2; cmp in out2");
+  ExpectSays(Do("nbdinfo --map --totals \"$URI\""), "hole,zero");
+  EndServer();
+}
+
+// libnbd from Python, whose interpreter must be the system's.
+TEST_F(InteropTest, NbdshReadsInChunks) {
+  Do("head -c 1M /dev/urandom > disk; truncate -s 4M disk; head -c 1M /dev/urandom >> disk");
+  Serve({"loopback", folder_ + "/disk", uri_});
+  const std::string output = Do(R"(/usr/bin/python3 - "$URI" <<'EOF'
+import nbd, sys
+h = nbd.NBD()
+h.add_meta_context("base:allocation")
+h.connect_uri(sys.argv[1])
+h.set_strict_mode(0)
+disk = open("disk", "rb").read()
+
+def read(offset, length, flags=0):
+    chunks, errors = [], []
+    def chunk(data, at, status, error):
+        chunks.append((at - offset, len(data), status))
+        assert status == nbd.READ_HOLE or bytes(data) == disk[at:at + len(data)]
+    try:
+        got = h.pread_structured(length, offset, chunk, flags)
+        assert bytes(got) == disk[offset:offset + length]
+    except nbd.Error as e:
+        errors.append(e.errno)
+    return chunks, errors
+
+chunks, errors = read(0, 5 << 20)
+assert not errors and [c[2] for c in chunks] == [nbd.READ_DATA, nbd.READ_HOLE, nbd.READ_DATA], chunks
+chunks, errors = read(0, 5 << 20, nbd.CMD_FLAG_DF)
+assert not errors and [c[2] for c in chunks] == [nbd.READ_DATA], chunks
+chunks, errors = read((5 << 20) - 512, 1024)
+assert errors == ["EINVAL"], errors
+extents = []
+h.block_status(5 << 20, 0, lambda context, offset, entries, error: extents.extend(entries))
+assert extents == [1 << 20, 0, 3 << 20, 3, 1 << 20, 0], extents
+extents.clear()
+h.block_status(4 << 20, 1 << 20, lambda context, offset, entries, error: extents.extend(entries), nbd.CMD_FLAG_REQ_ONE)
+assert extents == [3 << 20, 3], extents
+h.zero(1 << 20, 0, nbd.CMD_FLAG_FAST_ZERO)
+assert bytes(h.pread(1 << 20, 0)) == bytes(1 << 20)
+open("disk", "r+b").truncate(4096)
+chunks, errors = read(8192, 512)
+assert errors == ["EIO"], errors
+print("all as it should be")
+EOF)");
+  ExpectSays(output, "all as it should be");
+  EndServer();
 }
 
 TEST_F(InteropTest, NamesAndTcp) {

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Runs the kernel tests where a kernel has nbd: in a guest, or with BUSE_TEST_KERNEL=host (bazel test --config=privileged) on this
-# machine's own kernel.
+# machine's own kernel. BUSE_KERNEL_SUITE is the binary, BUSE_TEST_LIMIT the seconds that it may take.
 set -eu
 
 die() {
@@ -10,11 +10,13 @@ die() {
   exit 1
 }
 
-suite=$(readlink -e tests/kernel/suite)
-export BUSE_MEMDISK BUSE_LOOPBACK BUSE_RAMDISK
+suite=$(readlink -e "tests/kernel/${BUSE_KERNEL_SUITE:-suite}")
+limit=${BUSE_TEST_LIMIT:-240}
+export BUSE_MEMDISK BUSE_LOOPBACK BUSE_RAMDISK BUSE_SAFEDISK
 BUSE_MEMDISK=$(readlink -e examples/memdisk)
 BUSE_LOOPBACK=$(readlink -e examples/loopback)
 BUSE_RAMDISK=$(readlink -e tests/c/ramdisk)
+BUSE_SAFEDISK=$(readlink -e examples/safedisk || true)  # for its own test alone
 export PATH=$PATH:/usr/sbin:/sbin
 # Bazel's report files are not writable in the guest; the log has it all.
 unset XML_OUTPUT_FILE GTEST_OUTPUT TEST_PREMATURE_EXIT_FILE TEST_WARNINGS_OUTPUT_FILE
@@ -23,10 +25,10 @@ case ${BUSE_TEST_KERNEL:-guest} in
   host)
     [ "$(id -u)" = 0 ] || die "--config=privileged needs root; without it the tests boot a guest kernel"
     [ -e /sys/module/nbd ] || [ -e /sys/block/nbd0 ] || die "this kernel has no nbd: run modprobe nbd as root"
-    exec timeout -k 5 240 "$suite" "$@"
+    exec timeout -k 5 "$limit" "$suite" "$@"
     ;;
   guest)
-    exec tests/kernel/guest -t 240 -w "${TEST_TMPDIR:-$PWD}" -r "$(dirname "$suite")" -r "$(dirname "$BUSE_MEMDISK")" \
+    exec tests/kernel/guest -t "$limit" -w "${TEST_TMPDIR:-$PWD}" -r "$(dirname "$suite")" -r "$(dirname "$BUSE_MEMDISK")" \
       -r "$(dirname "$BUSE_RAMDISK")" \
       "$suite" "$@"
     ;;

@@ -50,7 +50,8 @@ inline constexpr Capabilities kOfAFile = {.write = true,
                                           .write_zeroes = true,
                                           .extents = true,
                                           .prefetch = true,
-                                          .backing = true};
+                                          .backing = true,
+                                          .resize = true};
 static_assert(kCapabilities<FileBacked> == kOfAFile);
 static_assert(kCapabilities<DirectFileBacked> == kOfAFile);
 static_assert(CanSayWritable<FileBacked> && CanSayWritable<DirectFileBacked>);
@@ -425,6 +426,33 @@ TYPED_TEST(FileOperationsTest, AFileTruncatedBeneathIsAnErrorThatNamesTheOffset)
   EXPECT_EQ(out, Pattern(8192));
 }
 
+TEST(FileBackedTest, AFileIsCutOffAndExtended) {
+  const std::string path = NewPath("resized");
+  MakeFile(path, Pattern(kSize));
+  DirectFileBacked::State state;
+  ASSERT_TRUE(DirectFileBacked::Open({.path = path}, state).ok());
+  Bytestring expected = Pattern(kSize);
+  for (uint64_t size : {kSize / 2, 3 * kSize, uint64_t{4096}, uint64_t{1} << 40, kSize}) {
+    ASSERT_TRUE(DirectFileBacked::Resize(state, size).ok()) << size;
+    EXPECT_EQ(DirectFileBacked::Size(state), size);
+    EXPECT_EQ(static_cast<uint64_t>(StatOf(path).st_size), size);
+    expected.resize(std::min(size, 4 * kSize), std::byte{0});
+    Bytestring found(expected.size());
+    ASSERT_TRUE(DirectFileBacked::Read(state, 0, found).ok());
+    EXPECT_EQ(found, expected) << "what was added is empty";
+  }
+  for (uint64_t size : {uint64_t{0}, kSize + 1, uint64_t{1} << 63}) {
+    EXPECT_EQ(DirectFileBacked::Resize(state, size).code(), absl::StatusCode::kInvalidArgument) << size;
+    EXPECT_EQ(DirectFileBacked::Size(state), kSize);
+  }
+  // What others have appended is not what was added.
+  ASSERT_TRUE(WriteFully(state.fd.get(), kSize, Pattern(kSize), path).ok());
+  ASSERT_TRUE(DirectFileBacked::Resize(state, 2 * kSize).ok());
+  Bytestring added(kSize);
+  ASSERT_TRUE(DirectFileBacked::Read(state, kSize, added).ok());
+  EXPECT_EQ(added, Bytestring(kSize));
+}
+
 TYPED_TEST(FileOperationsTest, BackingNamesTheVeryBytes) {
   using D = typename TypeParam::Device;
   const Bytestring bytes = Pattern(kSize);
@@ -791,6 +819,17 @@ TEST(FileBackedTest, ABlockDeviceIsClaimedAndKeepsBytes) {
   disk(FileBacked{}, false);
   disk(DirectFileBacked{}, false);
   disk(DirectFileBacked{}, true);
+  FileBacked::State resized;
+  ASSERT_TRUE(FileBacked::Open({.path = name}, resized).ok());
+  const absl::Status larger = FileBacked::Resize(resized, kSize + 4096);
+  EXPECT_EQ(larger.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(larger), HasSubstr("extend it first"));
+  ASSERT_TRUE(FileBacked::Resize(resized, kSize / 2).ok());
+  ASSERT_TRUE(FileBacked::Resize(resized, kSize).ok());
+  std::fill(expected.begin() + kSize / 2, expected.end(), std::byte{0});
+  EXPECT_EQ(Contents<FileBacked>(resized), expected);
+  resized.fd.reset();
+  resized.write_through_fd.reset();
   FileBacked::State other_size;
   EXPECT_EQ(FileBacked::Open({.path = name, .create = 2 * kSize}, other_size).code(), absl::StatusCode::kInvalidArgument);
 }

@@ -284,6 +284,66 @@ TEST(SparseMemoryTest, RandomOperationsMatchAModel) {
   }
 }
 
+TEST(SparseMemoryTest, ResizesMatchAModel) {
+  constexpr uint64_t kBase = kGiB - 40 * kPage;  // what is compared: around the border of two mappings
+  for (uint32_t seed = 0; seed < 5; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    const auto any_size = [&] { return kBase + 1 + random() % (100 * kPage) + (random() % 4 == 0 ? 3 * kGiB : 0); };
+    SparseMemory memory;
+    ASSERT_TRUE(memory.Open(any_size()).ok());
+    std::vector<std::byte> bytes;
+    for (int i = 0; i < 200; ++i) {
+      const uint64_t size = any_size();
+      if (random() % 2 == 0) {
+        bytes.resize(std::min(memory.size() - kBase, 100 * kPage));
+        ASSERT_TRUE(memory.Resize(size).ok());
+        ASSERT_EQ(memory.size(), size);
+        bytes.resize(std::min(size - kBase, 100 * kPage), std::byte{0});
+      } else {
+        bytes.resize(std::min(memory.size() - kBase, 100 * kPage));
+      }
+      const uint64_t offset = random() % bytes.size();
+      const auto in = Fill(1 + random() % std::min<uint64_t>(bytes.size() - offset, 9000), 1 + random() % 255);
+      ASSERT_TRUE(memory.Write(kBase + offset, in).ok());
+      std::copy(in.begin(), in.end(), bytes.begin() + offset);
+      ASSERT_TRUE(memory.Write(memory.size() - 1, Fill(1, 7)).ok());
+      if (memory.size() - kBase <= bytes.size()) bytes[memory.size() - kBase - 1] = std::byte{7};
+      ASSERT_EQ(Get(memory, kBase, bytes.size()), bytes) << i;
+    }
+    ASSERT_TRUE(memory.Resize(1).ok());
+    EXPECT_EQ(memory.allocated_bytes(), 0u);
+    ASSERT_TRUE(memory.Resize(5 * kGiB).ok());
+    EXPECT_EQ(ExtentsOf(memory, {0, 5 * kGiB}), (std::vector<Extent>{Hole(0, 5 * kGiB)}));
+    EXPECT_EQ(memory.Resize(0).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(memory.Resize(SparseMemory::kMaxSize + 1).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(memory.size(), 5 * kGiB);
+  }
+}
+
+TEST(SparseMemoryTest, AnotherTakesOverWhatOneHolds) {
+  constexpr uint64_t kSize = 3 * kGiB + 5;
+  SparseMemory second;
+  {
+    SparseMemory first;
+    ASSERT_TRUE(first.Open(kSize).ok());
+    ASSERT_TRUE(first.Write(10, Fill(3, 1)).ok());
+    ASSERT_TRUE(first.Write(kGiB - kPage, Fill(3 * kPage, 2)).ok());
+    ASSERT_TRUE(first.Trim({kGiB, kPage}).ok());
+    ASSERT_TRUE(first.Write(kSize - 1, Fill(1, 3)).ok());
+    ASSERT_TRUE(second.Open(kSize, first.file()).ok());
+  }
+  EXPECT_EQ(ExtentsOf(second, {0, kSize}),
+            (std::vector<Extent>{Data(0, kPage), Hole(kPage, kGiB - kPage), Data(kGiB - kPage, kGiB), Hole(kGiB, kGiB + kPage),
+                                 Data(kGiB + kPage, kGiB + 2 * kPage), Hole(kGiB + 2 * kPage, 3 * kGiB),
+                                 Data(3 * kGiB, kSize)}));
+  EXPECT_EQ(Get(second, 10, 4), (std::vector<std::byte>{std::byte{1}, std::byte{1}, std::byte{1}, std::byte{0}}));
+  EXPECT_EQ(Get(second, kGiB - kPage, kPage), Fill(kPage, 2));
+  EXPECT_EQ(Get(second, kGiB, kPage), Fill(kPage, 0));
+  EXPECT_EQ(Get(second, kSize - 1, 1), Fill(1, 3));
+  EXPECT_EQ(second.allocated_bytes(), 4 * kPage);
+}
+
 // Each thread has the bytes that leave its number when divided by kThreads, so that all meet in every page.
 TEST(SparseMemoryTest, ThreadsWithRangesOfTheirOwnDoNotDisturbEachOther) {
   constexpr int kThreads = 4;

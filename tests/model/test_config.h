@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,10 +22,12 @@
 #include "absl/strings/str_join.h"
 #include "buse/device.h"
 #include "gtest/gtest.h"
+#include "layers/cache.h"
 #include "layers/file_backed.h"
 #include "layers/log.h"
 #include "layers/memory.h"
 #include "layers/offset.h"
+#include "layers/recording.h"
 #include "layers/verify.h"
 #include "tests/leaves.h"
 
@@ -47,11 +50,23 @@ class Media {
     return paths_.back();
   }
 
-  Script* NewScript() { return scripts_.emplace_back(std::make_unique<Script>()).get(); }
+  // With something on its medium, always the same.
+  Script* NewScript(uint64_t size) {
+    Script* const script = scripts_.emplace_back(std::make_unique<Script>()).get();
+    script->medium.resize(size);
+    for (uint64_t i = 0; i < size; ++i) script->medium[i] = static_cast<std::byte>(i * 7 + i / 4096);
+    return script;
+  }
+
+  // In the order in which they were made.
+  const std::vector<std::unique_ptr<Script>>& scripts() const { return scripts_; }
+
+  Record* NewRecord() { return records_.emplace_back(std::make_unique<Record>()).get(); }
 
  private:
   std::vector<std::string> paths_;
   std::vector<std::unique_ptr<Script>> scripts_;
+  std::vector<std::unique_ptr<Record>> records_;
 };
 
 // Content for 64 pages and a few blocks, so that the end lies off the larger borders.
@@ -87,7 +102,7 @@ struct TestConfig<BasicFull<kBlock, kRunsTogether>> {
   using Leaf = BasicFull<kBlock, kRunsTogether>;
   static constexpr bool kPersists = true;
   static constexpr uint64_t kSize = kTestSize<Leaf>;
-  static typename Leaf::Config Make(Media& media) { return {.size = kSize, .script = media.NewScript()}; }
+  static typename Leaf::Config Make(Media& media) { return {.size = kSize, .script = media.NewScript(kSize)}; }
 };
 
 template <Device B>
@@ -106,6 +121,16 @@ struct TestConfig<Log<B>> {
   static typename Log<B>::Config Make(Media& media) {
     static const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
     return {.fd = null, .below = TestConfig<B>::Make(media)};
+  }
+};
+
+// Small, so that pages come and go.
+template <Device B>
+struct TestConfig<Cache<B>> {
+  static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<B>::kSize;
+  static typename Cache<B>::Config Make(Media& media) {
+    return {.size = 65536, .dirty = 24576, .read_ahead = 16384, .below = TestConfig<B>::Make(media)};
   }
 };
 

@@ -4,9 +4,14 @@
 
 #include "tests/power_cut/explore.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <initializer_list>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -14,6 +19,8 @@
 #include "layers/align.h"
 #include "layers/offset.h"
 #include "layers/passthrough.h"
+#include "tests/power_cut/exhaustive_choices.h"
+#include "tests/power_cut/oracle.h"
 #include "tests/power_cut/toys.h"
 
 namespace buse::testing {
@@ -35,25 +42,31 @@ TEST(PowerCutExploreTest, ADiskWithoutShortcutsSurvives) {
 
 TEST(PowerCutExploreTest, PassthroughSurvives) {
   using Stack = Passthrough<CutDisk<>>;
-  ExpectSurvivesPowerCuts<Stack>({.configure = [](Rack& rack) { return Stack::Config{.below = rack.Disk(8192)}; }});
+  ExpectSurvivesPowerCuts<Stack>(
+      {.configure = [](Rack& rack) { return Stack::Config{.below = rack.Disk(8192)}; }, .thread_exhaustive_steps = 2});
 }
 
 TEST(PowerCutExploreTest, OffsetSurvives) {
   using Stack = Offset<CutDisk<512>>;
   ExpectSurvivesPowerCuts<Stack>(
-      {.configure = [](Rack& rack) { return Stack::Config{.start = 1024, .below = rack.Disk<CutDisk<512>>(8192)}; }});
+      {.configure = [](Rack& rack) { return Stack::Config{.start = 1024, .below = rack.Disk<CutDisk<512>>(8192)}; },
+       .thread_exhaustive_steps = 2});
 }
 
 TEST(PowerCutExploreTest, LargeBlocksSurviveTornAtSectors) {
   using Stack = Passthrough<CutDisk<4096>>;
   ExpectSurvivesPowerCuts<Stack>(
-      {.configure = [](Rack& rack) { return Stack::Config{.below = rack.Disk<CutDisk<4096>>(16384)}; }, .states_per_cut = 64});
+      {.configure = [](Rack& rack) { return Stack::Config{.below = rack.Disk<CutDisk<4096>>(16384)}; },
+       .states_per_cut = 64,
+       .thread_exhaustive_steps = 2});
 }
 
 TEST(PowerCutExploreTest, LargeSectorsAreWrittenWhole) {
   using Stack = Passthrough<CutDisk<4096>>;
   ExpectSurvivesPowerCuts<Stack>(
-      {.configure = [](Rack& rack) { return Stack::Config{.below = rack.Disk<CutDisk<4096>>(16384, 4096)}; }, .unit = 4096});
+      {.configure = [](Rack& rack) { return Stack::Config{.below = rack.Disk<CutDisk<4096>>(16384, 4096)}; },
+       .unit = 4096,
+       .thread_exhaustive_steps = 2});
 }
 
 // Reading, changing and writing back a block writes the neighbours' sectors with what they hold: the newest value, which is a
@@ -151,7 +164,7 @@ TEST(PowerCutExploreTest, FindsSectorsThatStraddle) {
   using Stack = Offset<CutDisk<>>;
   const auto configure = [](Rack& rack) { return Stack::Config{.start = 128, .below = rack.Disk(8192)}; };
   EXPECT_THAT(Explore<Stack>({.configure = configure}).failure, HasSubstr("hold a mixture"));
-  EXPECT_EQ(Explore<Stack>({.configure = configure, .unit = 128}).failure, "");
+  EXPECT_EQ(Explore<Stack>({.configure = configure, .unit = 128, .thread_exhaustive_steps = 2}).failure, "");
 }
 
 TEST(PowerCutExploreTest, FindsAnOpenThatFails) {
@@ -226,6 +239,20 @@ TEST(ExhaustiveChoicesTest, EveryCombinationComesOnce) {
   EXPECT_EQ(seen.size(), 7u);
 }
 
+// Where the scenario takes another way, that way is gone on from, and it ends.
+TEST(ExhaustiveChoicesTest, ANearlyDeterministicScenarioComesToItsEnd) {
+  int runs = 0;
+  ExhaustiveChoices choices(ExhaustiveChoices::Scenario::kNearlyDeterministic);
+  do {
+    const uint64_t first = choices.Below(3);
+    ASSERT_LT(first, 3u);
+    const uint64_t n = runs == 2 ? 4 : 2;
+    ASSERT_LT(choices.Below(n), n);
+    ASSERT_LT(++runs, 20);
+  } while (choices.Next());
+  EXPECT_GE(runs, 6);
+}
+
 TEST(ExhaustiveChoicesTest, WithoutDecisionsThereIsOneRun) {
   ExhaustiveChoices choices;
   EXPECT_FALSE(choices.Next());
@@ -236,7 +263,8 @@ TEST(PowerCutExploreTest, CountsEveryStateOnce) {
   const PowerCutReport report =
       ExplorePowerCuts<CutDisk<>>({.configure = [](Rack& rack) { return rack.Disk(8192); },
                                    .steps = {{Operation::kWrite, {0, 1024}}, {Operation::kWrite, {0, 512}}},
-                                   .exhaustive_steps = 2},
+                                   .exhaustive_steps = 2,
+                                   .thread_exhaustive_steps = 0},
                                   0);
   EXPECT_EQ(report.failure, "");
   EXPECT_EQ(report.workloads, 2u + 4u);
@@ -246,24 +274,113 @@ TEST(PowerCutExploreTest, CountsEveryStateOnce) {
   EXPECT_EQ(report.enumerated, 2u * (4 + 2 + 9 + 6 + 6 + 3));
 }
 
-TEST(OracleTest, APartDurableByItselfLeavesTheRestOfItsUnitInDoubt) {
-  const std::vector<std::byte> zeroes(512);
-  const std::vector<std::byte> ones(512, std::byte{1});
-  const std::vector<std::byte> twos(100, std::byte{2});
-  Oracle oracle(zeroes, 512);
-  oracle.Write(0, ones, "ones");
-  oracle.Write(50, twos, "twos");
-  oracle.Durable({50, 100});
-  std::vector<std::byte> image(512);
-  EXPECT_NE(oracle.Check(image), "");
-  std::copy(twos.begin(), twos.end(), image.begin() + 50);
-  EXPECT_EQ(oracle.Check(image), "");
-  image = ones;
-  EXPECT_NE(oracle.Check(image), "");
-  std::copy(twos.begin(), twos.end(), image.begin() + 50);
-  EXPECT_EQ(oracle.Check(image), "");
-  image[0] = std::byte{0};
-  EXPECT_NE(oracle.Check(image), "");
+// ---- The oracle.
+
+constexpr uint64_t kUnit = 512;
+
+std::vector<std::byte> Filled(size_t size, int value) { return std::vector<std::byte>(size, static_cast<std::byte>(value)); }
+
+// A unit of zeroes with, one over the other, parts of other values.
+std::vector<std::byte> Unit(std::initializer_list<std::pair<Range, int>> parts) {
+  std::vector<std::byte> unit(kUnit);
+  for (const auto& [range, value] : parts)
+    std::fill_n(unit.begin() + range.offset, range.length, static_cast<std::byte>(value));
+  return unit;
+}
+
+class OracleTest : public ::testing::Test {
+ protected:
+  size_t Begin(Range range, int value, bool through = false) {
+    return oracle_.BeginWrite(range.offset, Filled(range.length, value), through, std::to_string(value));
+  }
+  void Write(Range range, int value, bool through = false) { oracle_.End(Begin(range, value, through)); }
+  void Flush() { oracle_.End(oracle_.BeginFlush()); }
+  bool Allows(std::initializer_list<std::pair<Range, int>> parts) { return oracle_.Check(Unit(parts)).empty(); }
+  // What a read returns that begins and ends now.
+  bool Reads(std::initializer_list<std::pair<Range, int>> parts) {
+    const size_t read = oracle_.BeginRead({0, kUnit});
+    oracle_.End(read);
+    return oracle_.CheckRead(read, Unit(parts)).empty();
+  }
+
+  static constexpr Range kAll = {0, kUnit};
+  Oracle oracle_{std::vector<std::byte>(kUnit), kUnit};
+};
+
+TEST_F(OracleTest, AUnitHoldsItsLastDurableValueOrALaterOne) {
+  Write(kAll, 1);
+  Write(kAll, 2);
+  Flush();
+  Write(kAll, 3);
+  Begin(kAll, 4);
+  EXPECT_FALSE(Allows({}));
+  EXPECT_FALSE(Allows({{kAll, 1}}));
+  EXPECT_TRUE(Allows({{kAll, 2}}));
+  EXPECT_TRUE(Allows({{kAll, 3}}));
+  EXPECT_TRUE(Allows({{kAll, 4}}));
+  EXPECT_FALSE(Allows({{kAll, 2}, {{0, 256}, 3}})) << "a mixture";
+  EXPECT_EQ(oracle_.Check(Filled(kUnit - 1, 2)), "the device has 511 bytes and had 512");
+}
+
+TEST_F(OracleTest, APartDurableByItselfLeavesTheRestOfItsUnitInDoubt) {
+  Write(kAll, 1);
+  Write({50, 100}, 2, true);
+  EXPECT_FALSE(Allows({}));
+  EXPECT_FALSE(Allows({{kAll, 1}}));
+  EXPECT_TRUE(Allows({{{50, 100}, 2}}));
+  EXPECT_TRUE(Allows({{kAll, 1}, {{50, 100}, 2}}));
+  EXPECT_FALSE(Allows({{kAll, 1}, {{50, 100}, 2}, {{0, 1}, 0}}));
+}
+
+TEST_F(OracleTest, AFlushMakesDurableOnlyWhatHadReturnedBeforeIt) {
+  const size_t slow = Begin(kAll, 1);
+  const size_t flush = oracle_.BeginFlush();
+  Write(kAll, 2);
+  oracle_.End(slow);
+  EXPECT_TRUE(Allows({}));
+  oracle_.End(flush);
+  EXPECT_TRUE(Allows({})) << "neither had returned when the flush began";
+  Flush();
+  EXPECT_FALSE(Allows({}));
+  EXPECT_TRUE(Allows({{kAll, 1}})) << "they ran beside each other";
+  EXPECT_TRUE(Allows({{kAll, 2}}));
+}
+
+TEST_F(OracleTest, AFlushThatHasNotReturnedPromisesNothing) {
+  Write(kAll, 1);
+  oracle_.BeginFlush();
+  EXPECT_TRUE(Allows({}));
+}
+
+TEST_F(OracleTest, WritesBesideEachOtherHappenInAnyOrder) {
+  const size_t first = Begin({0, 200}, 1);
+  const size_t second = Begin({100, 200}, 2);
+  oracle_.End(first);
+  EXPECT_TRUE(Allows({{{100, 200}, 2}})) << "the second alone";
+  oracle_.End(second);
+  Flush();
+  EXPECT_TRUE(Allows({{{0, 200}, 1}, {{100, 200}, 2}}));
+  EXPECT_TRUE(Allows({{{100, 200}, 2}, {{0, 200}, 1}}));
+  EXPECT_FALSE(Allows({{{0, 200}, 1}}));
+  EXPECT_TRUE(Reads({{{100, 200}, 2}, {{0, 200}, 1}}));
+  EXPECT_FALSE(Reads({{{0, 100}, 1}, {{200, 100}, 2}})) << "the overlap was written";
+}
+
+TEST_F(OracleTest, AWriteComesWithThoseThatCameBeforeIt) {
+  Write({0, 100}, 1);
+  Write({100, 100}, 2);
+  EXPECT_TRUE(Allows({{{0, 100}, 1}}));
+  EXPECT_FALSE(Allows({{{100, 100}, 2}}));
+}
+
+TEST_F(OracleTest, AReadSeesWhatHadReturnedAndAnythingWhereAWriteRunsBesideIt) {
+  Write(kAll, 1);
+  const size_t write = Begin({0, 100}, 2);
+  EXPECT_TRUE(Reads({{kAll, 1}, {{0, 100}, 7}}));
+  EXPECT_FALSE(Reads({{kAll, 1}, {{100, 1}, 7}}));
+  oracle_.End(write);
+  EXPECT_TRUE(Reads({{kAll, 1}, {{0, 100}, 2}}));
+  EXPECT_FALSE(Reads({{kAll, 1}}));
 }
 
 }  // namespace

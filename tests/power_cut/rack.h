@@ -9,70 +9,14 @@
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "buse/description.h"
-#include "buse/device.h"
 #include "layers/power_cut.h"
 #include "layers/volatile_cache.h"
+#include "tests/power_cut/cut_disk.h"
 
 namespace buse::testing {
-
-// The medium: a leaf over bytes that belong to a test. Without kShortcuts it has only Write and Flush.
-template <uint64_t kBlock, bool kShortcuts>
-struct Platter {
-  struct Config {
-    std::vector<std::byte>* bytes = nullptr;
-  };
-  struct State {
-    std::vector<std::byte>* bytes = nullptr;
-  };
-
-  static constexpr uint64_t kBlockSize = kBlock;
-  static constexpr Concurrency kConcurrency = Concurrency::kParallel;
-
-  static constexpr Description<Config> Describe() { return {"platter", "keeps bytes for a test", Family::kLeaf}; }
-
-  static absl::Status Open(const Config& config, State& self) {
-    self.bytes = config.bytes;
-    return absl::OkStatus();
-  }
-
-  static uint64_t Size(const State& self) { return self.bytes->size(); }
-
-  static absl::Status Read(State& self, uint64_t offset, Bytes out) {
-    std::memcpy(out.data(), self.bytes->data() + offset, out.size());
-    return absl::OkStatus();
-  }
-
-  static absl::Status Write(State& self, uint64_t offset, ConstBytes in) {
-    std::memcpy(self.bytes->data() + offset, in.data(), in.size());
-    return absl::OkStatus();
-  }
-
-  static absl::Status Flush(State&) { return absl::OkStatus(); }
-
-  static absl::Status WriteThrough(State& self, uint64_t offset, ConstBytes in) requires kShortcuts {
-    return Write(self, offset, in);
-  }
-
-  static absl::Status Trim(State& self, Range range) requires kShortcuts { return Zero(self, range); }
-
-  static absl::Status WriteZeroes(State& self, Range range) requires kShortcuts { return Zero(self, range); }
-
- private:
-  static absl::Status Zero(State& self, Range range) {
-    std::memset(self.bytes->data() + range.offset, 0, range.length);
-    return absl::OkStatus();
-  }
-};
-
-// A disk whose power can be cut: of any alignment like FileBacked, or of blocks like DirectFileBacked (4096).
-template <uint64_t kBlock = 1, bool kShortcuts = true>
-using CutDisk = PowerCut<Platter<kBlock, kShortcuts>>;
 
 class Rack {
  public:
@@ -82,6 +26,11 @@ class Rack {
     uint64_t sector = 512;
   };
   using Platters = std::vector<std::vector<std::byte>>;
+  // Of one moment: also what the caches hold.
+  struct Contents {
+    Platters platters;
+    std::vector<VolatileCache> held;
+  };
 
   Rack() = default;
   Rack(const Rack&) = delete;
@@ -95,14 +44,17 @@ class Rack {
       slots_.back()->platter.resize(size);
       slots_.back()->sector = sector;
     }
-    Slot& slot = *slots_[next_++];
+    const size_t number = next_++;
+    Slot& slot = *slots_[number];
     assert(slot.platter.size() == size && "the disks must be the same whenever the stack is opened");
-    return {.sector = sector, .power = &power_, .held = &slot.held, .below = {.bytes = &slot.platter}};
+    return {.number = number,
+            .supply = &supply_,
+            .cache = {.sector = sector, .power = &supply_.power, .held = &slot.held, .below = {.bytes = &slot.platter}}};
   }
 
   // Before the stack is configured and opened.
   void PowerOn(uint64_t cut_at = UINT64_MAX) {
-    power_ = {.cut_at = cut_at};
+    supply_.power = {.cut_at = cut_at};
     next_ = 0;
   }
 
@@ -124,12 +76,25 @@ class Rack {
     for (size_t i = 0; i < platters.size(); ++i) slots_[i]->platter = platters[i];
   }
 
-  Power& power() { return power_; }
+  Contents SaveAll() const {
+    Contents contents = {Save(), {}};
+    for (const auto& slot : slots_) contents.held.push_back(slot->held);
+    return contents;
+  }
+
+  void RestoreAll(const Contents& contents) {
+    Restore(contents.platters);
+    for (size_t i = 0; i < contents.held.size(); ++i) slots_[i]->held = contents.held[i];
+  }
+
+  PowerSupply& supply() { return supply_; }
+  Power& power() { return supply_.power; }
   size_t size() const { return slots_.size(); }
+  const Slot& slot(size_t i) const { return *slots_[i]; }
   Slot& slot(size_t i) { return *slots_[i]; }
 
  private:
-  Power power_;
+  PowerSupply supply_;
   std::vector<std::unique_ptr<Slot>> slots_;
   size_t next_ = 0;
 };

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Stream: the bytes of one client's connection, both ways, whatever the device. What arrives lies in a buffer until it is
+// consumed; what is to be sent is gathered and sent before anything is waited for.
+
+#ifndef BUSE_STREAM_H_
+#define BUSE_STREAM_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "buse/buffers.h"
+#include "buse/device.h"
+#include "buse/replies.h"
+#include "buse/transport.h"
+
+namespace buse {
+
+// Used by one thread. Errors of all functions: kUnavailable when the connection broke.
+template <Transport T>
+class Stream {
+ public:
+  Stream(T transport, Buffers buffers) : transport_(transport), buffers_(std::move(buffers)) {}
+
+  Replies& replies() { return replies_; }
+
+  // Whether the client has closed its side, or End was called. Nothing is owed for what was left unfinished.
+  bool ended() const { return ended_; }
+  void End() { ended_ = true; }
+
+  ConstBytes received() const { return {buffers_.receive().data() + begin_, end_ - begin_}; }
+  void Consume(size_t n) { begin_ += n; }
+
+  // Keeps what is not consumed, and waits for more, or for the client's end.
+  absl::Status Receive() {
+    const Bytes buffer = buffers_.receive();
+    std::memmove(buffer.data(), buffer.data() + begin_, end_ - begin_);
+    end_ -= begin_;
+    begin_ = 0;
+    iovec free = {buffer.data() + end_, buffer.size() - end_};
+    absl::StatusOr<size_t> n = transport_.Receive({&free, 1});
+    if (!n.ok()) return n.status();
+    end_ += *n;
+    ended_ = *n == 0;
+    return absl::OkStatus();
+  }
+
+  // The same where the next thing to come is a request: if nothing of it has, the transport may be stopped, with kCancelled.
+  absl::Status ReceiveRequests() {
+    if constexpr (requires { transport_.ExpectRequest(); }) {
+      if (begin_ == end_) transport_.ExpectRequest();
+    }
+    return Receive();
+  }
+
+  absl::Status SendText(std::string& text) {
+    iovec piece = {text.data(), text.size()};
+    return transport_.Send({&piece, text.empty() ? size_t{0} : size_t{1}});
+  }
+
+  // Out of line, to keep what happens for every request in one place.
+  [[gnu::noinline]] absl::Status SendReplies() {
+    if (replies_.empty()) return absl::OkStatus();
+    absl::Status status = transport_.Send(replies_.gather().pieces());
+    replies_.Clear();
+    payload_used_ = 0;
+    return status;
+  }
+
+  // Consumes up to `length` bytes of what was received.
+  ConstBytes TakeReceived(size_t length) {
+    const ConstBytes taken(received().data(), std::min(length, end_ - begin_));
+    begin_ += taken.size();
+    return taken;
+  }
+
+  // Completes a payload, no longer than the largest, of which `payload` was received. It stays until the next call of anything
+  // here. At the client's end: OK, and ended().
+  absl::Status CompletePayload(size_t length, ConstBytes& payload) {
+    if (absl::Status status = SendReplies(); !status.ok()) return status;
+    const Bytes whole = buffers_.payload().first(length);
+    std::memcpy(whole.data(), payload.data(), payload.size());
+    size_t have = payload.size();
+    begin_ = end_ = 0;
+    while (have < length) {
+      const Bytes buffer = buffers_.receive();
+      iovec pieces[] = {{whole.data() + have, length - have}, {buffer.data(), buffer.size()}};
+      absl::StatusOr<size_t> n = transport_.Receive(pieces);
+      if (!n.ok()) return n.status();
+      ended_ = *n == 0;
+      if (ended_) return absl::OkStatus();
+      const size_t of_payload = std::min(*n, length - have);
+      have += of_payload;
+      end_ = *n - of_payload;
+    }
+    payload = whole;
+    return absl::OkStatus();
+  }
+
+  // Drops a payload of any length, which keeps the stream in step and costs no memory. At the client's end as above.
+  absl::Status SkipPayload(size_t length) {
+    if (absl::Status status = SendReplies(); !status.ok()) return status;
+    for (;;) {
+      const size_t n = std::min<size_t>(length, end_ - begin_);
+      begin_ += n;
+      length -= n;
+      if (length == 0) return absl::OkStatus();
+      if (absl::Status status = Receive(); !status.ok() || ended_) return status;
+    }
+  }
+
+  // Room for bytes that stay until the replies are sent.
+  absl::StatusOr<Bytes> TakeRoom(size_t length, size_t alignment) {
+    const Bytes buffer = buffers_.payload();
+    if (length > buffer.size() - payload_used_) {
+      if (absl::Status status = SendReplies(); !status.ok()) return status;
+    }
+    const Bytes out = buffer.subspan(payload_used_, length);
+    const size_t end = payload_used_ + length + alignment - 1;
+    payload_used_ = std::min(buffer.size(), end - end % alignment);
+    return out;
+  }
+
+ private:
+  T transport_;
+  Buffers buffers_;
+  size_t begin_ = 0;  // of what was received and not yet consumed
+  size_t end_ = 0;
+  size_t payload_used_ = 0;
+  bool ended_ = false;
+  Replies replies_;
+};
+
+}  // namespace buse
+
+#endif  // BUSE_STREAM_H_

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Checksum: HEADER
+
+#ifndef LAYERS_CHECKSUM_H_
+#define LAYERS_CHECKSUM_H_
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "buse/description.h"
+#include "buse/device.h"
+#include "buse/medium.h"
+#include "buse/operations.h"
+#include "layers/checksum_geometry.h"
+#include "layers/checksum_hash.h"
+#include "layers/checksum_log.h"
+#include "layers/checksum_store.h"
+#include "layers/checksum_table.h"
+#include "layers/device_io.h"
+#include "layers/superblock.h"
+#include "layers/write_stage.h"
+
+namespace buse {
+
+template <Device B, class Hash = Crc32c, uint64_t kBlock = 512>
+struct Checksum {
+  using Below = B;
+
+  static_assert(kBlock == 512 || kBlock == 1024 || kBlock == 2048 || kBlock == 4096,
+                "buse: Checksum has blocks of 512, 1024, 2048 or 4096 bytes");
+  static_assert(kBlock % Below::kBlockSize == 0 && 4096 % Below::kBlockSize == 0,
+                "buse: the blocks of Checksum consist of whole blocks of the device below: give it a larger kBlock");
+
+  struct Config {
+    uint64_t log = 1 << 20;  // for Format: a medium keeps the log it was formatted with
+    uint64_t stage = 16 << 20;
+    uint64_t table_cache = 16 << 20;
+    typename Below::Config below;
+  };
+
+  struct State {
+    typename Below::State below;
+    ChecksumStore store;
+    Superblock superblock;
+  };
+
+  static constexpr uint64_t kBlockSize = kBlock;
+  static constexpr Concurrency kConcurrency =
+      Below::kConcurrency == Concurrency::kParallel ? Concurrency::kParallel : Concurrency::kSerial;
+  static constexpr uint32_t kVersion = 1;
+
+  static constexpr Description<Config, 3> Describe() {
+    return {"checksum",
+            "stores a checksum of every block apart from it, and reports wrong bytes as errors",
+            Family::kTransform,
+            {{{.field = &Config::log,
+               .name = "log",
+               .help = "what a new medium has for the sums of recent writes",
+               .unit = Unit::kBytes,
+               .min = ChecksumGeometry::kMinSlots * ChecksumGeometry::kPage,
+               .max = 64 << 20,
+               .shapes_medium = true},
+              {.field = &Config::stage,
+               .name = "stage",
+               .help = "memory for writes that are not flushed",
+               .unit = Unit::kBytes,
+               .min = ChecksumStore::kMinStage},
+              {.field = &Config::table_cache,
+               .name = "table-cache",
+               .help = "memory for checksums",
+               .unit = Unit::kBytes,
+               .min = ChecksumTable::kMinCache}}}};
+  }
+
+  static std::string FormatName() { return absl::StrFormat("checksum(%s,%d)", Hash::kName, kBlock); }
+
+  static absl::Status Format(const Config& config, typename Below::State& below, Progress progress) requires CanWrite<Below> {
+    Superblock superblock;
+    superblock.kind = Describe().name;
+    superblock.version = kVersion;
+    superblock.uuid = superblock.set_uuid = NewUuid();
+    superblock.medium_size = Below::Size(below);
+    const absl::StatusOr<ChecksumGeometry> geometry =
+        ChecksumGeometry::Plan(superblock.medium_size, config.log, kBlock, Hash::kBytes, superblock.uuid);
+    if (!geometry.ok()) return geometry.status();
+    superblock.size = geometry->blocks * kBlock;
+    superblock.block_size = kBlock;
+    superblock.fingerprint = Fingerprint<Checksum>();
+    superblock.fields = geometry->Fields();
+    if (absl::Status status = EraseSuperblock<Below>(below); !status.ok()) return status;
+    DeviceIoOf<Below> io(below);
+    absl::Status status = ChecksumStore::Format(io, *geometry, kHeadBytes, CanTrim<Below>, progress);
+    return status.ok() ? WriteSuperblock<Below>(below, superblock) : status;
+  }
+
+  static absl::Status Open(const Config& config, State& self) {
+    if (absl::Status status = Below::Open(config.below, self.below); !status.ok()) return status;
+    if (config.stage < ChecksumStore::kMinStage || config.table_cache < ChecksumTable::kMinCache) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("checksum: a stage of %d bytes and a table cache of %d are too small: they need at least %d and %d",
+                          config.stage, config.table_cache, ChecksumStore::kMinStage, ChecksumTable::kMinCache));
+    }
+    SuperblockWanted wanted;
+    wanted.kind = Describe().name;
+    wanted.oldest_version = wanted.newest_version = kVersion;
+    wanted.block_size = kBlock;
+    wanted.fingerprint = Fingerprint<Checksum>();
+    const absl::StatusOr<Superblock> superblock = ReadSuperblock<Below>(self.below, wanted);
+    if (!superblock.ok()) return superblock.status();
+    self.superblock = *superblock;
+    const absl::StatusOr<ChecksumGeometry> geometry = ChecksumGeometry::From(*superblock, Hash::kBytes);
+    if (!geometry.ok()) return geometry.status();
+    DeviceIoOf<Below> io(self.below);
+    return self.store.Open(io, *geometry, SumBlocks<Hash>,
+                           {config.stage, config.table_cache, kHeadBytes, buse::Writable<Below>(self.below)});
+  }
+
+  static uint64_t Size(const State& self) { return self.store.geometry().blocks * kBlock; }
+
+  static absl::Status Read(State& self, uint64_t offset, Bytes out) {
+    Damage damage;
+    for (uint64_t at = 0; at < out.size(); at += kPiece) {
+      const Bytes piece = out.subspan(at, std::min(kPiece, out.size() - at));
+      if (absl::Status status = ReadPiece(self, (offset + at) / kBlock, piece, damage); !status.ok()) return status;
+    }
+    if (damage.blocks == 0) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrFormat("checksum: wrong bytes in %d of %d blocks of %d bytes at offset %d, the first at offset %d",
+                        damage.blocks, out.size() / kBlock, kBlock, offset, damage.first * kBlock));
+  }
+
+  static absl::Status Write(State& self, uint64_t offset, ConstBytes in) requires CanWrite<Below> {
+    DeviceIoOf<Below> io(self.below);
+    return self.store.Write(io, offset / kBlock, in);
+  }
+
+  static absl::Status Flush(State& self) requires CanWrite<Below> {
+    DeviceIoOf<Below> io(self.below);
+    return self.store.Flush(io);
+  }
+
+  static absl::Status Trim(State& self, Range range) requires CanTrim<Below> {
+    DeviceIoOf<Below> io(self.below);
+    return self.store.Zero(io, range.offset / kBlock, range.length / kBlock, true);
+  }
+
+  static absl::Status WriteZeroes(State& self, Range range) requires CanWriteZeroes<Below> {
+    DeviceIoOf<Below> io(self.below);
+    return self.store.Zero(io, range.offset / kBlock, range.length / kBlock, false);
+  }
+
+  static absl::Status Extents(State& self, Range range, EmitExtent emit) requires CanExtents<Below> {
+    DeviceIoOf<Below> io(self.below);
+    Extent extent = {{range.offset, 0}};
+    for (int i = 0; i < kMostExtents && extent.range.end() < range.end(); ++i) {
+      const uint64_t at = extent.range.end();
+      const auto known = self.store.ZeroesFrom(io, at / kBlock, (range.end() - at) / kBlock);
+      if (!known.ok()) return known.status();
+      if (extent.range.length > 0 && known->kind != extent.kind) {
+        if (!emit(extent)) return absl::OkStatus();
+        extent.range = {at, 0};
+      }
+      extent = {{extent.range.offset, extent.range.length + known->count * kBlock}, known->kind};
+    }
+    emit(extent);
+    return absl::OkStatus();
+  }
+
+  static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
+    return Below::Prefetch(self.below, {self.store.geometry().data + range.offset, range.length});
+  }
+
+  static absl::Status Check(State& self, const CheckReport& report) {
+    DeviceIoOf<Below> io(self.below);
+    if (absl::Status status = self.store.Flush(io); !status.ok()) return status;
+    const absl::StatusOr<std::vector<std::string>> flaws = SuperblockFlaws<Below>(self.below, self.superblock);
+    if (!flaws.ok()) return flaws.status();
+    for (const std::string& flaw : *flaws) report.flawed(flaw);
+    self.store.CheckHeads(io, report);
+    auto piece = std::make_unique<std::array<std::byte, kPiece>>();
+    for (uint64_t at = 0; at < Size(self);) {
+      const auto known = self.store.ZeroesFrom(io, at / kBlock, (Size(self) - at) / kBlock);
+      const bool skip = known.ok() && known->kind != Extent::Kind::kData;
+      const uint64_t end = known.ok() ? at + known->count * kBlock : std::min(at + kPiece, Size(self));
+      for (; at < end && !skip; at = std::min(at + kPiece, end)) {
+        CheckPiece(self, at, Bytes(*piece).first(std::min(kPiece, end - at)), report);
+        report.progress(at, Size(self));
+      }
+      at = end;
+      report.progress(at, Size(self));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  using Held = ChecksumStore::Held;
+
+  static constexpr uint64_t kHeadBytes = std::max<uint64_t>(ChecksumHead::kBytes, Below::kBlockSize);
+  // What is read and verified at once: little enough to stay near the processor, and its sums on the stack.
+  static constexpr uint64_t kPiece =
+      std::min<uint64_t>({(128 << 10) / kBlock, 2048 / Hash::kBytes, WriteStage::kMaxGet}) * kBlock;
+  static constexpr int kMostExtents = 64;
+
+  struct Damage {
+    uint64_t blocks = 0;
+    uint64_t first = 0;
+  };
+
+  static absl::Status ReadPiece(State& self, uint64_t first, Bytes out, Damage& damage) {
+    Damage found;
+    if (absl::Status status = TryReadPiece(self, first, out, found); !status.ok()) return status;
+    if (found.blocks == 0) return absl::OkStatus();
+    // Either it is damaged, or what was read was being written.
+    const auto lock = self.store.ExcludeCommits();
+    found = {};
+    absl::Status status = TryReadPiece(self, first, out, found);
+    if (damage.blocks == 0) damage.first = found.first;
+    damage.blocks += found.blocks;
+    return status;
+  }
+
+  static absl::Status TryReadPiece(State& self, uint64_t first, Bytes out, Damage& damage) {
+    Held held;
+    self.store.ReadHeld(first, out, held);
+    const uint64_t count = out.size() / kBlock;
+    for (uint64_t at = 0; at < count;) {
+      uint64_t end = at;
+      while (end < count && held[end] == held[at]) ++end;
+      if (!held[at]) {
+        absl::Status status = ReadBelow(self, first + at, out.subspan(at * kBlock, (end - at) * kBlock), damage);
+        if (!status.ok()) return status;
+      }
+      at = end;
+    }
+    return absl::OkStatus();
+  }
+
+  static absl::Status ReadBelow(State& self, uint64_t first, Bytes out, Damage& damage) {
+    if (absl::Status status = Below::Read(self.below, self.store.geometry().OffsetOf(first), out); !status.ok()) return status;
+    DeviceIoOf<Below> io(self.below);
+    std::array<std::byte, kPiece / kBlock * Hash::kBytes> sums;
+    const uint64_t count = out.size() / kBlock;
+    if (absl::Status status = self.store.Sums(io, first, count, sums.data()); !status.ok()) return status;
+    std::array<std::byte, kPiece / kBlock * Hash::kBytes> actual;
+    SumBlocks<Hash>(self.store.geometry().salt, first, out, kBlock, actual.data());
+    if (std::memcmp(actual.data(), sums.data(), count * Hash::kBytes) == 0) [[likely]]
+      return absl::OkStatus();
+    for (uint64_t i = 0; i < count; ++i) {
+      if (std::memcmp(actual.data() + i * Hash::kBytes, sums.data() + i * Hash::kBytes, Hash::kBytes) == 0) continue;
+      if (damage.blocks++ == 0) damage.first = first + i;
+    }
+    return absl::OkStatus();
+  }
+
+  // Block by block where there is something wrong.
+  static void CheckPiece(State& self, uint64_t offset, Bytes piece, const CheckReport& report) {
+    if (Read(self, offset, piece).ok()) return;
+    for (uint64_t at = 0; at < piece.size(); at += kBlock) {
+      absl::Status status = Read(self, offset + at, piece.subspan(at, kBlock));
+      if (absl::IsDataLoss(status)) {
+        report.damaged({offset + at, kBlock}, "the bytes do not have the sum that they had when they were written");
+      } else if (!status.ok()) {
+        report.damaged({offset + at, kBlock}, status.message());
+      }
+    }
+  }
+};
+
+}  // namespace buse
+
+#endif  // LAYERS_CHECKSUM_H_

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Negotiation over any bytes. The first byte of the input says in what pieces they arrive and what is refused.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "buse/handshake.h"
+#include "tests/fuzz/target.h"
+#include "tests/wire.h"
+
+namespace buse {
+namespace {
+
+using testing::MustBeRight;
+
+// Whole option replies, each to a known form.
+std::string CheckReplies(const std::string& out) {
+  size_t at = 0;
+  const auto number = [&](size_t from, size_t size) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < size; ++i) value = value << 8 | static_cast<uint8_t>(out[from + i]);
+    return value;
+  };
+  while (at < out.size()) {
+    if (out.size() - at < 20) return "half an option reply";
+    if (number(at, 8) != 0x3e889045565a9) return "an option reply without its magic";
+    const uint64_t type = number(at + 12, 4), length = number(at + 16, 4);
+    if (out.size() - at - 20 < length) return "half the data of an option reply";
+    const bool known = (type >= 1 && type <= 4) || (type >= 0x80000001 && type <= 0x8000000a);
+    if (!known) return "an unknown type of option reply";
+    if (type == 1 && length != 0) return "an ACK with data";
+    at += 20 + length;
+  }
+  return "";
+}
+
+}  // namespace
+}  // namespace buse
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using buse::Handshake;
+  using buse::testing::MustBeRight;
+  if (size == 0) return 0;
+  const uint8_t choice = data[0];
+  const size_t piece = (choice & 1) != 0 ? size_t{1} + choice / 16 : SIZE_MAX;
+  const buse::nbd::Export exported = {.name = "disk",
+                                      .description = "a disk",
+                                      .size = 1 << 20,
+                                      .flags = 0x0d6d,
+                                      .has_extents = (choice & 2) == 0,
+                                      .structured_replies = (choice & 4) == 0,
+                                      .extended_headers = (choice & 8) == 0};
+  Handshake handshake(exported);
+  const std::span<const uint8_t> in(data + 1, size - 1);
+  std::string buffer;
+  Handshake::Outcome outcome = Handshake::Outcome::kMore;
+  for (size_t fed = 0; outcome == Handshake::Outcome::kMore && fed < in.size();) {
+    const size_t n = std::min({piece, in.size() - fed, size_t{65536} - buffer.size()});
+    if (n == 0) MustBeRight("a full buffer is not emptied");
+    buffer.append(reinterpret_cast<const char*>(in.data()) + fed, n);
+    fed += n;
+    std::string out;
+    size_t consumed = 0;
+    outcome = handshake.Advance(std::as_bytes(std::span(buffer)), consumed, out);
+    if (consumed > buffer.size()) MustBeRight("more was consumed than came");
+    // EXPORT_NAME is answered in a form of its own.
+    const bool by_export_name =
+        outcome == Handshake::Outcome::kTransmit && buffer.find(buse::testing::Big(4, 1)) != std::string::npos;
+    if (!by_export_name) MustBeRight(buse::CheckReplies(out));
+    // Each option is at least 16 bytes long, and is answered in less than 400.
+    if (out.size() > (consumed / 16 + 1) * 400) MustBeRight("an answer out of proportion");
+    buffer.erase(0, consumed);
+    if (outcome == Handshake::Outcome::kMore && buffer.size() > Handshake::kBufferSize) MustBeRight("too much is kept");
+  }
+  const buse::nbd::Terms terms = handshake.terms();
+  if (terms.base_allocation && (terms.replies == buse::nbd::Terms::Replies::kSimple || !exported.has_extents)) {
+    MustBeRight("a context was agreed on that cannot be used");
+  }
+  if (!exported.structured_replies && terms.replies != buse::nbd::Terms::Replies::kSimple)
+    MustBeRight("a refusal was overlooked");
+  return 0;
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "layers/checksum_hash.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "layers/splitmix.h"
+
+namespace buse {
+namespace {
+
+std::vector<std::byte> Random(size_t size, uint64_t seed) {
+  SplitMix64 random(seed);
+  std::vector<std::byte> bytes(size);
+  for (std::byte& b : bytes) b = static_cast<std::byte>(random());
+  return bytes;
+}
+
+template <class Hash>
+bool HasSum(uint64_t salt, uint64_t block, ConstBytes bytes, const std::byte* sum) {
+  std::array<std::byte, Hash::kBytes> actual;
+  SumBlocks<Hash>(salt, block, bytes, bytes.size(), actual.data());
+  return std::equal(actual.begin(), actual.end(), sum);
+}
+
+template <class Hash>
+class ChecksumHashTest : public ::testing::Test {
+ protected:
+  using Sum = std::array<std::byte, Hash::kBytes>;
+  static Sum SumOf(uint64_t salt, uint64_t block, ConstBytes bytes) {
+    Sum sum;
+    SumBlocks<Hash>(salt, block, bytes, bytes.size(), sum.data());
+    return sum;
+  }
+};
+
+using Hashes = ::testing::Types<Crc32c, Xxh3, Sha256>;
+TYPED_TEST_SUITE(ChecksumHashTest, Hashes);
+
+TYPED_TEST(ChecksumHashTest, OnlyZeroesHaveTheSumZero) {
+  const typename TestFixture::Sum zero = {};
+  for (size_t size : {512, 4096}) {
+    std::vector<std::byte> bytes(size);
+    EXPECT_EQ(this->SumOf(7, 3, bytes), zero);
+    for (size_t at : {size_t{0}, size_t{15}, size_t{16}, size - 1}) {
+      bytes[at] = std::byte{1};
+      EXPECT_NE(this->SumOf(7, 3, bytes), zero);
+      EXPECT_FALSE(HasSum<TypeParam>(7, 3, bytes, zero.data()));
+      bytes[at] = std::byte{0};
+    }
+    EXPECT_TRUE(HasSum<TypeParam>(7, 3, bytes, zero.data()));
+  }
+}
+
+TYPED_TEST(ChecksumHashTest, IsBoundToTheBlockAndTheMedium) {
+  const std::vector<std::byte> bytes = Random(512, 1);
+  const auto sum = this->SumOf(7, 3, bytes);
+  EXPECT_TRUE(HasSum<TypeParam>(7, 3, bytes, sum.data()));
+  EXPECT_FALSE(HasSum<TypeParam>(8, 3, bytes, sum.data()));
+  for (uint64_t block : {uint64_t{2}, uint64_t{4}, uint64_t{3} << 32, (uint64_t{1} << 32) + 3}) {
+    EXPECT_FALSE(HasSum<TypeParam>(7, block, bytes, sum.data())) << block;
+  }
+}
+
+TYPED_TEST(ChecksumHashTest, EveryBitCounts) {
+  std::vector<std::byte> bytes = Random(512, 2);
+  const auto sum = this->SumOf(7, 3, bytes);
+  for (size_t bit = 0; bit < 4096; ++bit) {
+    bytes[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+    EXPECT_FALSE(HasSum<TypeParam>(7, 3, bytes, sum.data())) << bit;
+    bytes[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+  }
+}
+
+TYPED_TEST(ChecksumHashTest, BlocksAreSummedOneByOne) {
+  const std::vector<std::byte> bytes = Random(4096, 3);
+  std::vector<std::byte> sums(8 * TypeParam::kBytes);
+  SumBlocks<TypeParam>(7, 16, bytes, 512, sums.data());
+  for (size_t i = 0; i < 8; ++i) {
+    EXPECT_TRUE(HasSum<TypeParam>(7, 16 + i, ConstBytes(bytes).subspan(i * 512, 512), sums.data() + i * TypeParam::kBytes));
+  }
+}
+
+TEST(Sha256Test, IsOfSaltBlockAndBytes) {
+  // sha256 of 16 zero bytes and then 512 times 'a'.
+  const std::vector<std::byte> bytes(512, std::byte{'a'});
+  std::array<std::byte, 32> sum;
+  Sha256::Compute(0, 0, bytes, sum.data());
+  std::string hex;
+  for (std::byte b : sum) {
+    hex += "0123456789abcdef"[std::to_integer<int>(b) / 16];
+    hex += "0123456789abcdef"[std::to_integer<int>(b) % 16];
+  }
+  EXPECT_EQ(hex, "9db1a776e5e552d1de356488d21393bb5e89d5faa70123354206c8048f4c1686");
+}
+
+}  // namespace
+}  // namespace buse

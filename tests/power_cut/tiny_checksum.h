@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Power-cut tests of Checksum in which everything is as small as can be, so that commits, checkpoints, the log's end and recovery
+// happen within few steps.
+
+#ifndef TESTS_POWER_CUT_TINY_CHECKSUM_H_
+#define TESTS_POWER_CUT_TINY_CHECKSUM_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "buse/medium.h"
+#include "layers/operation.h"
+#include "tests/power_cut/explore.h"
+
+namespace buse::testing {
+
+// What is committed with its content in the log (parts of one page) and what is not, what is too much for a stage of two pages,
+// and zeroes that are staged and those that are not (more than a sixteenth of the stages).
+inline std::vector<Step> ChecksumSteps(uint64_t block) {
+  const uint64_t page = 4096;
+  std::vector<Step> steps = {{Operation::kWrite, {0, block}},
+                             {Operation::kWrite, {page - block, 2 * block}},
+                             {Operation::kFlush},
+                             {Operation::kWriteThrough, {0, 2 * block}},
+                             {Operation::kTrim, {0, block}},
+                             {Operation::kWrite, {0, 2 * page + block}},
+                             {Operation::kTrim, {0, page + block}},
+                             {Operation::kWriteZeroes, {block, 4 * block}}};
+  return steps;
+}
+
+// `Disk` is at the bottom of the stack and has at least 12 pages.
+template <class Stack, class Disk>
+PowerCutTest<Stack> TinyChecksum(uint64_t size, uint64_t sector) {
+  return {.configure =
+              [=](Rack& rack) {
+                return typename Stack::Config{
+                    .log = 16384, .stage = 16384, .table_cache = 8192, .below = rack.Disk<Disk>(size, sector)};
+              },
+          .format = [](const typename Stack::Config& config) { return FormatStack<Stack>(config, [](uint64_t, uint64_t) {}); },
+          .unit = Stack::kBlockSize,
+          .steps = ChecksumSteps(Stack::kBlockSize),
+          .exhaustive_steps = 2,
+          .states_per_cut = 16};
+}
+
+}  // namespace buse::testing
+
+#endif  // TESTS_POWER_CUT_TINY_CHECKSUM_H_
