@@ -31,7 +31,7 @@ TEST(BenchTest, AQuickRunMeasuresEveryKindOfRowAndItsReportIsMade) {
   const std::string json = ::testing::TempDir() + "/quick.json";
   const std::string page = ::testing::TempDir() + "/quick.html";
   const std::string rows =
-      "memory/4k-randread-d4,4k-randwrite-d4-c2-f8,memory/idle,memory/footprint,file/64k-seqread-d2,stacks/4k-randrw-d1-f4,"
+      "memory/4k-randread-d4,memory/4k-randread-d1,memory/4k-randread-d2,4k-randwrite-d4-c2-f8,memory/idle,memory/footprint,file/64k-seqread-d2,stacks/4k-randrw-d1-f4,"
       "stacks/4k-randread-d1-c2";
   const Result run = RunToEnd({kBench, "--quick", "--rows", rows, "--subjects",
                                "floor,buse,buse-stats,classic,nbdkit-t1,file,cache-quarter,checksum", "--folder",

@@ -108,6 +108,10 @@ struct TestConfig<Partition<Formatted<B>>> {
 // Leaves out what is no whole sector at the end, which Recording refuses.
 template <Device B>
 struct Sectors : Passthrough<B> {
+  static constexpr uint64_t kTail = TestConfig<B>::kSize % 512;
+  static absl::Status Resize(typename Passthrough<B>::State& self, uint64_t size) requires CanResize<B> {
+    return B::Resize(self.below, size + kTail);
+  }
   static uint64_t Size(const typename Passthrough<B>::State& self) { return B::Size(self.below) / 512 * 512; }
 };
 template <Device B>
@@ -162,14 +166,17 @@ struct TestConfig<Checksum<B>> {
   }
 };
 
-// Regions are small, so that there are many.
+// Regions are small, so that there are many. A leg that failed does not end the test.
 template <Device... B>
 struct TestConfig<Mirror<B...>> {
   static constexpr bool kPersists = (TestConfig<B>::kPersists && ...);
   static constexpr uint64_t kSize = std::min({TestConfig<B>::kSize...}) - 32768;  // or more
   static typename Mirror<B...>::Config Make(Media& media) {
-    typename Mirror<B...>::Config config = {
-        .region_size = 4096, .idle_flushes = 2, .flush_step = 65536, .below = {TestConfig<B>::Make(media)...}};
+    typename Mirror<B...>::Config config = {.region_size = 4096,
+                                            .degraded = true,
+                                            .idle_flushes = 2,
+                                            .flush_step = 65536,
+                                            .below = {TestConfig<B>::Make(media)...}};
     if (absl::Status status = FormatStack<Mirror<B...>>(config, [](uint64_t, uint64_t) {}); !status.ok()) {
       std::fprintf(stderr, "cannot format: %s\n", status.ToString().c_str());
       std::abort();

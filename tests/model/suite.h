@@ -46,13 +46,6 @@ TYPED_TEST_P(ModelTest, ThreadsOnRegionsOfTheirOwnDoNotDisturbEachOther) {
 
 REGISTER_TYPED_TEST_SUITE_P(ModelTest, BehavesLikeAVectorOfBytes, ThreadsOnRegionsOfTheirOwnDoNotDisturbEachOther);
 
-struct StackNames {
-  template <class Stack>
-  static std::string GetName(int) {
-    return StackName<Stack>();
-  }
-};
-
 }  // namespace buse::testing
 
 #endif  // TESTS_MODEL_SUITE_H_

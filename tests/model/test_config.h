@@ -166,6 +166,14 @@ std::string StackName() {
   }
 }
 
+// For INSTANTIATE_TYPED_TEST_SUITE_P.
+struct StackNames {
+  template <class Stack>
+  static std::string GetName(int) {
+    return StackName<Stack>();
+  }
+};
+
 }  // namespace buse::testing
 
 #endif  // TESTS_MODEL_TEST_CONFIG_H_
