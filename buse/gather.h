@@ -43,6 +43,8 @@ class Gather {
     if (piece.empty()) return;
     if (pieces_used_ == kMaxPieces) overflowed_ = true;
     if (overflowed_) return;
+    // So that the first bytes of all pieces come from memory at the same time, and not one after the other in the send.
+    __builtin_prefetch(piece.data(), 0, 2);
     pieces_[pieces_used_++] = {const_cast<std::byte*>(piece.data()), piece.size()};
     bytes_ += piece.size();
   }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "buse/buffers.h"
 #include "buse/device.h"
+#include "buse/nbd.h"
 #include "buse/replies.h"
 #include "buse/transport.h"
 
@@ -87,9 +89,11 @@ class Stream {
     std::memcpy(whole.data(), payload.data(), payload.size());
     size_t have = payload.size();
     begin_ = end_ = 0;
+    // Behind a large payload only the next header, so that the next payload, likely as large, need not be copied.
+    const size_t behind = length >= kLargePayload ? nbd::kExtendedRequestSize : SIZE_MAX;
     while (have < length) {
       const Bytes buffer = buffers_.receive();
-      iovec pieces[] = {{whole.data() + have, length - have}, {buffer.data(), buffer.size()}};
+      iovec pieces[] = {{whole.data() + have, length - have}, {buffer.data(), std::min(behind, buffer.size())}};
       absl::StatusOr<size_t> n = transport_.Receive(pieces);
       if (!n.ok()) return n.status();
       ended_ = *n == 0;
@@ -127,6 +131,8 @@ class Stream {
   }
 
  private:
+  static constexpr size_t kLargePayload = 64 << 10;
+
   T transport_;
   Buffers buffers_;
   size_t begin_ = 0;  // of what was received and not yet consumed

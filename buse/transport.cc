@@ -34,7 +34,8 @@ absl::StatusOr<size_t> SocketTransport::Receive(std::span<iovec> pieces) {
   const bool stoppable = std::exchange(between_requests_, false) && supervisor_ != nullptr;
   for (;;) {
     if (stoppable && !supervisor_->MayWait()) return absl::CancelledError("stopped between two requests");
-    const ssize_t n = recvmsg(fd_, &message, 0);
+    // recv where it will do: it is cheaper by what it takes to read a list of pieces.
+    const ssize_t n = pieces.size() == 1 ? recv(fd_, pieces[0].iov_base, pieces[0].iov_len, 0) : recvmsg(fd_, &message, 0);
     const int error = errno;
     if (supervisor_ != nullptr) supervisor_->Arrived();
     if (n >= 0) return n;

@@ -259,7 +259,7 @@ void SparseMemory::Extents(Range range, EmitExtent emit) {
   }
 }
 
-void SparseMemory::View(Range range, Gather& gather) {
+void SparseMemory::ViewRuns(Range range, Gather& gather) {
   for (uint64_t at = range.offset; at < range.end() && !gather.overflowed();) {
     const Run run = RunAt(at, range.end());
     if (!run.present) {

@@ -84,7 +84,16 @@ class SparseMemory {
   void Extents(Range range, EmitExtent emit);
 
   // Lends the mapping. Where there is none, the gather overflows, so that its owner reads instead.
-  void View(Range range, Gather& gather);
+  void View(Range range, Gather& gather) {
+    const Span span = SpanOf(range.offset, range.length);
+    if (Window* window = MappedWindow(span); window != nullptr) {
+      if ((Word(*window, span.word).load(std::memory_order_acquire) & span.mask) == span.mask) [[likely]] {
+        gather.Append({window->mapping + range.offset % kWindow, range.length});
+        return;
+      }
+    }
+    ViewRuns(range, gather);
+  }
 
  private:
   static constexpr uint64_t kPage = 4096;
@@ -136,6 +145,7 @@ class SparseMemory {
   void ExtendLastWindow(uint64_t size);
   absl::Status ReadRuns(uint64_t offset, Bytes out);
   absl::Status WriteRuns(uint64_t offset, ConstBytes in);
+  void ViewRuns(Range range, Gather& gather);
   Run RunAt(uint64_t offset, uint64_t end) const;
   // Skips absent windows: the first byte at `offset` or after it that has a window; at most `end`.
   uint64_t NextWindow(uint64_t offset, uint64_t end);
