@@ -12,10 +12,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "buse/status.h"
 
@@ -75,6 +78,58 @@ absl::StatusOr<Listener> Listener::Listen(const Target& target) {
   absl::Status status = target.kind == Target::Kind::kUnixSocket ? listener.ListenUnix() : listener.ListenTcp();
   if (!status.ok()) return status;
   return listener;
+}
+
+absl::StatusOr<absl::optional<Listener>> Listener::Inherit() {
+  constexpr int kFirst = 3;  // SD_LISTEN_FDS_START
+  const char* pid_text = std::getenv("LISTEN_PID");
+  const char* count_text = std::getenv("LISTEN_FDS");
+  pid_t pid = 0;
+  int count = 0;
+  if (pid_text == nullptr || count_text == nullptr || !absl::SimpleAtoi(pid_text, &pid) || pid != getpid())
+    return absl::nullopt;
+  if (!absl::SimpleAtoi(count_text, &count) || count < 1) return absl::nullopt;
+  for (const char* name : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) unsetenv(name);
+  Listener listener{Target{}};
+  for (int fd = kFirst; fd < kFirst + count; ++fd) {
+    if (absl::Status status = listener.Adopt(fd); !status.ok()) return status;
+  }
+  return listener;
+}
+
+absl::Status Listener::Adopt(int fd) {
+  const auto option = [&](int name) {
+    int value = 0;
+    socklen_t length = sizeof(value);
+    return getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+  };
+  sockaddr_storage address{};
+  socklen_t length = sizeof(address);
+  if (option(SO_TYPE) != SOCK_STREAM || option(SO_ACCEPTCONN) != 1 ||
+      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
+      (address.ss_family != AF_UNIX && address.ss_family != AF_INET && address.ss_family != AF_INET6)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("descriptor ", fd,
+                     ", which the service manager left as LISTEN_FDS says, is no "
+                     "listening stream socket: write ListenStream= in the socket unit, and not Accept=yes"));
+  }
+  fcntl(fd, F_SETFD, FD_CLOEXEC);
+  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+  fds_.emplace_back(fd);
+  if (fds_.size() > 1) return absl::OkStatus();
+  if (address.ss_family == AF_UNIX) {
+    const auto& path = reinterpret_cast<const sockaddr_un&>(address).sun_path;
+    target_.kind = Target::Kind::kUnixSocket;
+    target_.path = std::string(path, strnlen(path, length - offsetof(sockaddr_un, sun_path)));
+    return absl::OkStatus();
+  }
+  char host[NI_MAXHOST] = "", port[NI_MAXSERV] = "0";
+  getnameinfo(reinterpret_cast<sockaddr*>(&address), length, host, sizeof(host), port, sizeof(port),
+              NI_NUMERICHOST | NI_NUMERICSERV);
+  target_.kind = Target::Kind::kTcp;
+  target_.host = host;
+  target_.port = static_cast<uint16_t>(std::atoi(port));
+  return absl::OkStatus();
 }
 
 Listener::Listener(Listener&& other) noexcept

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "buse/io.h"
 #include "buse/target.h"
 
@@ -25,19 +26,26 @@ class Listener {
   // folder; else as the system says.
   static absl::StatusOr<Listener> Listen(const Target& target);
 
+  // Takes the listening sockets that a service manager left to this process, as systemd does (sd_listen_fds(3): from descriptor 3 on,
+  // LISTEN_FDS of them, where LISTEN_PID is this process), or finds none. They stay the manager's: no socket is removed at the
+  // end. To be called once; forgets the variables, so that no child takes them for its own.
+  // Errors: kInvalidArgument where one is no listening stream socket, Unix or TCP.
+  static absl::StatusOr<absl::optional<Listener>> Inherit();
+
   Listener(Listener&& other) noexcept;
   Listener& operator=(Listener&&) = delete;
   ~Listener();
 
   // Non-blocking descriptors to poll and accept from.
   const std::vector<UniqueFd>& fds() const { return fds_; }
-  // What clients connect to, with the port that was really taken.
+  // What clients connect to, with the port that was really taken; of several sockets left to the process, the first.
   std::string uri() const { return target_.Uri(); }
 
  private:
   explicit Listener(const Target& target) : target_(target) {}
   absl::Status ListenUnix();
   absl::Status ListenTcp();
+  absl::Status Adopt(int fd);
 
   Target target_;
   std::vector<UniqueFd> fds_;

@@ -25,6 +25,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "absl/types/optional.h"
 #include "buse/clients.h"
 #include "buse/control.h"
 #include "buse/io.h"
@@ -56,10 +57,8 @@ class Loop {
  public:
   Loop(const Service& service, const ServeOptions& options) : service_(service), options_(options) {}
 
-  absl::Status ServeSocket(const Target& target);
-
-  // Whether it got as far as serving.
-  bool served() const { return served_; }
+  // Until a signal; then all that clients asked for is done.
+  absl::Status Run(Listener listener);
 
  private:
   Event Wait(const std::vector<UniqueFd>* listening, int timeout_ms, int& ready_fd);
@@ -69,7 +68,6 @@ class Loop {
   const Service& service_;
   const ServeOptions& options_;
   StopSignals signals_;
-  bool served_ = false;
   // Last: its threads use the rest.
   Clients clients_;
 };
@@ -116,18 +114,15 @@ void Loop::Accept(int listening_fd) {
   if (!started.ok()) service_.log.Say(started.message());
 }
 
-absl::Status Loop::ServeSocket(const Target& target) {
-  absl::StatusOr<Listener> listener = Listener::Listen(target);
-  if (!listener.ok()) return listener.status();
-  const std::string uri = listener->uri();
-  served_ = true;
+absl::Status Loop::Run(Listener listener) {
+  const std::string uri = listener.uri();
   Announce(options_, absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on "), uri,
            absl::StrCat("Try:  nbdinfo '", uri, "'\n      nbdcopy '", uri, "' copy.img\n      qemu-img info '", uri,
                         "'\nEnd it with Ctrl-C.\n"));
   for (;;) {
     int ready_fd = -1;
     const bool room = clients_.count() < options_.max_clients;
-    const Event event = Wait(room ? &listener->fds() : nullptr, -1, ready_fd);
+    const Event event = Wait(room ? &listener.fds() : nullptr, -1, ready_fd);
     if (event == Event::kSignal) return Drain();
     if (event == Event::kClientEnded) clients_.Reap();
     if (event == Event::kNewClient) Accept(ready_fd);
@@ -147,6 +142,16 @@ absl::Status Loop::Drain() {
   }
   clients_.Disconnect();
   return absl::OkStatus();
+}
+
+// Where to serve if nothing is said.
+Target OwnSocket(const std::string& program) {
+  const char* folder = std::getenv("XDG_RUNTIME_DIR");
+  Target target;
+  target.kind = Target::Kind::kUnixSocket;
+  target.path =
+      absl::StrCat(folder != nullptr && access(folder, W_OK) == 0 ? folder : "/tmp", "/", program, ".", getpid(), ".sock");
+  return target;
 }
 
 constexpr char kExitCodes[] =
@@ -241,30 +246,27 @@ absl::Status CheckTarget(const ServeOptions& options) {
 }
 
 absl::Status Serve(Service& service, const ServeOptions& options) {
-  Target target;
-  if (options.target.empty()) {
-    const char* folder = std::getenv("XDG_RUNTIME_DIR");
-    target = {.kind = Target::Kind::kUnixSocket,
-              .path = absl::StrCat(folder != nullptr && access(folder, W_OK) == 0 ? folder : "/tmp", "/", service.program, ".",
-                                   getpid(), ".sock")};
-  } else {
-    absl::StatusOr<Target> parsed = ParseTarget(options.target);
-    if (!parsed.ok()) return parsed.status();
-    target = *std::move(parsed);
+  absl::StatusOr<absl::optional<Listener>> inherited = Listener::Inherit();
+  if (!inherited.ok()) return inherited.status();
+  if (inherited->has_value() && !options.target.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("the service manager left a socket, ", (*inherited)->uri(),
+                                                   ", and the target ", options.target, " is given too: leave one out"));
   }
-  service.about.name = target.export_name;
+  absl::StatusOr<Target> target = options.target.empty() ? OwnSocket(service.program) : ParseTarget(options.target);
+  if (!target.ok()) return target.status();
+  service.about.name = target->export_name;
   absl::Status status;
   bool served = false;
-  {
-    if (target.kind == Target::Kind::kKernelDevice) {
-      KernelServer server(service, options);
-      status = server.Run(target);
-      served = server.must_flush();
-    } else {
-      Loop loop(service, options);
-      status = loop.ServeSocket(target);
-      served = loop.served();
-    }
+  if (target->kind == Target::Kind::kKernelDevice) {
+    KernelServer server(service, options);
+    status = server.Run(*target);
+    served = server.must_flush();
+  } else {
+    Loop loop(service, options);
+    absl::StatusOr<Listener> listener = inherited->has_value() ? *std::move(*inherited) : Listener::Listen(*target);
+    if (!listener.ok()) return listener.status();
+    status = loop.Run(*std::move(listener));
+    served = true;
   }
   if (!served) return status;
   // Even after trouble: what was written before it deserves to last.

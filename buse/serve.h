@@ -71,7 +71,7 @@ struct ServeOptions {
         {{{.field = &ServeOptions::target,
            .name = "target",
            .help = "where to serve: /dev/nbdN, /dev/nbd for any that is free, nbd+unix:///NAME?socket=PATH or "
-                   "nbd://HOST:PORT/NAME; absent: a Unix socket of its own, whose URI is printed",
+                   "nbd://HOST:PORT/NAME; absent: the sockets that systemd hands over, or one of its own, whose URI is printed",
            .positional = true},
           {.field = &ServeOptions::disconnect,
            .name = "disconnect",
@@ -97,8 +97,9 @@ struct ServeOptions {
            .max = 86400},
           {.field = &ServeOptions::idle_timeout,
            .name = "idle-timeout",
-           .help = "seconds for which an NBD client may ask for nothing, or not take its answers, before it is disconnected; 0: "
-                   "as long as it likes",
+           .help =
+               "seconds for which an NBD client may ask for nothing, or not take its answers, before it is disconnected; 0: "
+               "as long as it likes",
            .max = 31536000},
           {.field = &ServeOptions::no_structured_replies,
            .name = "no-structured-replies",
@@ -120,9 +121,7 @@ struct ServeOptions {
            .help = "logical block size of a kernel device: 512, 1024, 2048 or 4096; 0 chooses the least that the stack allows",
            .unit = Unit::kBytes,
            .max = 4096},
-          {.field = &ServeOptions::ioctl,
-           .name = "ioctl",
-           .help = "attach to the kernel by ioctl even where netlink is there"},
+          {.field = &ServeOptions::ioctl, .name = "ioctl", .help = "attach to the kernel by ioctl even where netlink is there"},
           {.field = &ServeOptions::request_timeout,
            .name = "request-timeout",
            .help = "seconds after which the kernel takes a request for lost and sends it again: so long I/O may stand still "
@@ -139,7 +138,8 @@ struct ServeOptions {
                    "command line names, such as the file"},
           {.field = &ServeOptions::resume,
            .name = "resume",
-           .help = "go on with a kernel device whose server was killed: its I/O has waited; a free device is attached as usual"},
+           .help =
+               "go on with a kernel device whose server was killed: its I/O has waited; a free device is attached as usual"},
           {.field = &ServeOptions::replace,
            .name = "replace",
            .help = "take a kernel device over from the server that runs, which ends: no request fails"},

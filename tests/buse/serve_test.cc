@@ -171,6 +171,52 @@ TEST(ServeTest, WithoutATargetItServesOnASocketOfItsOwn) {
   EXPECT_NE(access(path.c_str(), F_OK), 0) << "the socket is gone";
 }
 
+// A listening socket at descriptor 3, and the variables, as a service manager leaves them: /bin/sh cannot do that.
+constexpr char kManager[] =
+    "import os, socket, sys\n"
+    "s = socket.socket(socket.AF_UNIX)\n"
+    "s.bind(sys.argv[1])\n"
+    "if sys.argv[2] == 'listening': s.listen()\n"
+    "os.dup2(os.dup(s.fileno()), 3)\n"
+    "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n"
+    "os.execv(sys.argv[3], sys.argv[3:])\n";
+
+TEST(ServeTest, TakesTheSocketOfAServiceManager) {
+  // libnbd leaves its server a socket as systemd does.
+  const Result size = RunToEnd({"nbdinfo", "--size", "[", kMemdisk, "3M", "]"});
+  EXPECT_EQ(size.exit_code, 0) << size.output;
+  EXPECT_NE(size.output.find("3145728"), std::string::npos) << size.output;
+
+  Folder folder;
+  const std::string path = folder / "managed";
+  Process server({"python3", "-c", kManager, path, "listening", kMemdisk, "3M"});
+  ASSERT_TRUE(server.WaitFor(Uri(path))) << server.output();
+  EXPECT_TRUE(NbdClient(path).Go());
+  EXPECT_TRUE(NbdClient(path).Go()) << "a second one";
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << server.output();
+  EXPECT_EQ(access(path.c_str(), F_OK), 0) << "the socket is the manager's";
+}
+
+TEST(ServeTest, ASocketOfAServiceManagerThatCannotBeUsedIsNamed) {
+  Folder folder;
+  const Result deaf = RunToEnd({"python3", "-c", kManager, folder / "deaf", "bound", kMemdisk, "3M"});
+  EXPECT_EQ(deaf.exit_code, 2) << deaf.output;
+  EXPECT_NE(deaf.output.find("ListenStream="), std::string::npos) << deaf.output;
+  const Result both = RunToEnd({"python3", "-c", kManager, folder / "both", "listening", kMemdisk, "3M", Uri(folder / "s")});
+  EXPECT_EQ(both.exit_code, 2) << both.output;
+  EXPECT_NE(both.output.find("leave one out"), std::string::npos) << both.output;
+}
+
+// Those of another process, as a shell that systemd started would hand on.
+TEST(ServeTest, SocketsThatAreMeantForAnotherProcessAreNotTaken) {
+  Folder folder;
+  Process server({"env", "LISTEN_PID=1", "LISTEN_FDS=1", kMemdisk, "3M", Uri(folder / "s")});
+  ASSERT_TRUE(server.WaitFor("Ctrl-C")) << server.output();
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << server.output();
+}
+
 TEST(ServeTest, EverySignalToEndEndsItCleanly) {
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
     Served served;
