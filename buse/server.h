@@ -93,6 +93,7 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
   };
   const auto serve_client = [&make_connection, &options](int fd) -> absl::Status {
     SocketTransport transport(fd);
+    transport.SpinFor(std::chrono::microseconds(options.spin));
     Deadline negotiated(transport, std::chrono::seconds(options.handshake_timeout));
     auto connection = make_connection(transport);
     if (!connection.ok()) return connection.status();

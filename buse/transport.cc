@@ -5,7 +5,9 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include <cassert>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -31,6 +33,13 @@ absl::StatusOr<size_t> SocketTransport::Receive(std::span<iovec> pieces) {
   msghdr message{};
   message.msg_iov = pieces.data();
   message.msg_iovlen = pieces.size();
+  assert(spin_.count() == 0 || supervisor_ == nullptr);
+  if (spin_.count() > 0) {
+    const auto end = std::chrono::steady_clock::now() + spin_;
+    do {
+      if (const ssize_t n = recvmsg(fd_, &message, MSG_DONTWAIT); n >= 0) return n;
+    } while (errno == EAGAIN && std::chrono::steady_clock::now() < end);
+  }
   const bool stoppable = std::exchange(between_requests_, false) && supervisor_ != nullptr;
   for (;;) {
     if (stoppable && !supervisor_->MayWait()) return absl::CancelledError("stopped between two requests");

@@ -37,6 +37,9 @@ class SocketTransport {
   // From now on, a receive or a send that waits longer counts as a broken connection. 0: never.
   void LimitWaits(std::chrono::milliseconds limit);
 
+  // From now on, a receive looks again and again for so long before it sleeps. Not with a supervisor.
+  void SpinFor(std::chrono::microseconds time) { spin_ = time; }
+
   // The next Receive is for a new request: its supervisor may stop it, which leaves the connection as it is.
   void ExpectRequest() { between_requests_ = true; }
 
@@ -51,6 +54,7 @@ class SocketTransport {
   int fd_;
   Supervisor* supervisor_;
   bool between_requests_ = false;
+  std::chrono::microseconds spin_{0};
 };
 
 // A limit on all waits for a client together.

@@ -482,6 +482,28 @@ TEST(ServeTest, WithoutAnIdleTimeoutSilenceIsNoOffence) {
   EXPECT_EQ(idle.Do(0, kRead, 0, 512), 0u);
 }
 
+TEST(ServeTest, SpinningServesAndStopsWhenNothingComes) {
+  Served served({"--spin", "2000"});
+  NbdClient client(served.path);
+  ASSERT_TRUE(client.Go());
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(client.Do(0, kRead, 4096 * i, 4096), 0u);
+  const auto cpu = [&] {
+    std::ifstream stat("/proc/" + std::to_string(served.program->pid()) + "/stat");
+    std::string word;
+    long ticks = 0;
+    for (int field = 1; stat >> word; ++field) {
+      if (field == 14 || field == 15) ticks += std::stol(word);
+    }
+    return ticks;  // of 10 ms
+  };
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const long before = cpu();
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  EXPECT_LE(cpu() - before, 2) << "it spins although nobody asks for anything";
+  EXPECT_EQ(client.Do(0, kRead, 0, 512), 0u);
+  EXPECT_EQ(served.End(), 0);
+}
+
 TEST(ServeTest, TheLargestRequestIsAnOption) {
   Served served({"--max-request", "64K"});
   NbdClient client(served.path);
