@@ -17,6 +17,8 @@
 //   times=N           so many of them
 //   in=N              each with a chance of one in N, decided by the seed
 //   ms=N              how long a delay is
+//
+// Where several faults would strike one operation, the first in the plan does, and the others count it as struck.
 
 #ifndef LAYERS_FAULT_PLAN_H_
 #define LAYERS_FAULT_PLAN_H_

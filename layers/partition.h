@@ -12,7 +12,8 @@
 // not tell: its sectors have 512 bytes unless `sector_size` says otherwise.
 // Concurrency: that of the device below.
 // Cost: one addition per request. Open reads each GPT that comes into question, at most 1024 entries of at most 4096 bytes, or
-// a chain of at most 1024 sectors, in pieces of 4096 bytes, and keeps 16 bytes of each entry until it returns.
+// a chain of at most 1024 sectors, in pieces of at most 4096 bytes or of one block below, and keeps 16 bytes of each entry until
+// it returns.
 // Failure: that of the device below. Open refuses a table that is damaged, naming the damage, and a partition that does not
 // exist, is the extended one, does not lie where the table has room for partitions, overlaps another or the table, or is not
 // aligned to the blocks below. Where the GPT at the start is damaged but its backup in the last sector is sound, the message
@@ -32,29 +33,16 @@
 #include <cstdint>
 #include <optional>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "buse/description.h"
 #include "buse/device.h"
+#include "layers/partition_table.h"
 
 namespace buse {
 
 namespace partition_internal {
-
-struct Wanted {
-  uint64_t number;
-  uint64_t sector_size;  // 0: find out
-  bool use_backup;
-};
-
-// A device of `size` bytes that is read in whole blocks of `block_size`.
-struct Medium {
-  uint64_t size;
-  uint64_t block_size;
-  absl::FunctionRef<absl::Status(uint64_t offset, Bytes out)> read;
-};
 
 // Where the partition lies: inside the medium, not empty, in whole sectors.
 absl::StatusOr<Range> Find(const Medium& medium, const Wanted& wanted);

@@ -6,7 +6,8 @@
 // Guarantees: in any time t, a direction's requests begin at most rate * (t + burst) of what is limited, and one request more.
 // A request that is larger than the burst passes too, and those behind it wait until it is paid for. Requests of a direction
 // go on in the order they came. Read and View read; Write and WriteThrough write, and so do Trim and WriteZeroes, which count
-// as requests and not as bytes, since none are sent. Flush, Extents, Prefetch and Resize pass freely.
+// as requests and not as bytes, since none are sent: they do not wait for bytes either, and may pass writes that do. Flush,
+// Extents, Prefetch and Resize pass freely.
 // Concurrency: that of the device below. A request waits in the thread that makes it and holds no lock; what is served one at a
 // time waits behind it.
 // Cost: the wait; else a clock reading and an atomic operation per limit. Nothing where the direction is unlimited.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Retry: repeats an operation that failed where repeating it may help, after a pause that doubles each time.
+// Retry: repeats an operation that failed where repeating it may help, after a pause that doubles each time, up to a minute.
 //
 // Family: observer.
 // Guarantees: only what failed with kInternal (the medium failed) or kUnavailable (out of something for the moment) is
@@ -57,6 +57,11 @@ struct Retry {
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
   static constexpr uint64_t kMostRetries = 100;
   static constexpr uint64_t kMostDelay = 60000;
+
+  // The pause that follows one of this length.
+  static constexpr std::chrono::milliseconds PauseAfter(std::chrono::milliseconds pause) {
+    return std::min(2 * pause, std::chrono::milliseconds(kMostDelay));
+  }
 
   static constexpr Description<Config, 2> Describe() {
     return {"retry",
@@ -148,7 +153,7 @@ struct Retry {
     std::chrono::milliseconds delay = self.delay;
     for (uint64_t left = self.retries; left > 0 && MayHelp(status) && again(); --left) {
       std::this_thread::sleep_for(delay);
-      delay = std::min(2 * delay, std::chrono::milliseconds(kMostDelay));
+      delay = PauseAfter(delay);
       status = attempt();
     }
     return status;

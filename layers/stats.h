@@ -8,8 +8,8 @@
 //
 // Family: observer.
 // Guarantees: a request is counted when it is done, failed ones too. Bytes are those of the ranges of requests that succeeded,
-// none for flush and resize. A quantile is at most a quarter too large and never too small; the maximum is exact. What takes
-// longer than 68 s has a quantile equal to the maximum.
+// none for flush and resize. A quantile is at most a quarter too large and never too small; the maximum is exact. One of more
+// than a minute is the maximum.
 // Concurrency: that of the device below. Each CPU counts in a shard of its own, so that no two threads write to one cache line
 // at the same time: a thread that runs has its CPU to itself. Only where there are more CPUs than shards, or where a thread is
 // moved while it counts, do two meet, which costs time and loses no count. A shard for each thread would need a

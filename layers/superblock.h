@@ -11,7 +11,8 @@
 //       12      4  length of the text
 //       16      4  CRC-32C of all 4096 bytes, these four being zero. It stays here in every version
 //       20      .  text: lines of a name, a space and a value, as `strings` shows them
-//        .      .  kMagic over and over, each at a multiple of 8, so that seven spoilt sectors of eight still tell what this was
+//        .      .  kMagic over and over, each at a multiple of 8, so that the first sector, and any behind the text, tells by
+//                  itself what this was when all others are spoilt
 //
 //   kind checksum             the layer
 //   version 1                 of the layer's format

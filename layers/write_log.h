@@ -6,9 +6,8 @@
 // All numbers are little-endian. A sector is as large as the superblock says, and everything begins at one.
 //
 //   sector 0       superblock: u64 magic 0x006a736677736872, u64 version 1, u64 entries, u32 bytes per sector, zeroes
-//   each entry     one sector: u64 sector, u64 sectors, u64 flags, u64 data length, then zeroes or a mark's text; after it,
-//   unless
-//                  the entry is a discard, the bytes of its sectors
+//   each entry     one sector: u64 sector, u64 sectors, u64 flags, u64 data length, then zeroes or a mark's text;
+//                  after it, unless the entry is a discard, the bytes of its sectors
 //   flags          1 flush, 2 FUA, 4 discard, 8 mark (data length: that of its text), 16 metadata
 //
 // What this writer puts in. Sectors have 512 bytes. Entries come in the order in which the changes completed; a flush stands
@@ -109,8 +108,8 @@ std::optional<uint64_t> ResizeOfMark(absl::string_view mark);
 // What does not fit the device: kInvalidArgument.
 absl::Status CheckReplay(const WriteLogEntry& entry, uint64_t entry_number, uint64_t size, uint64_t block_size);
 
-// Does to a device what the next `entries` entries of the log did, or all there are if that is less. A resize that the device
-// cannot follow is left out.
+// Does to a device what the next `entries` entries of the log did, or all there are if that is less, up to the first error. Where
+// the device has no Resize, those of the log are left out.
 template <Device D>
 absl::Status Replay(WriteLogReader& log, uint64_t entries, typename D::State& onto) requires CanWrite<D> {
   for (uint64_t i = 0; i < entries; ++i) {

@@ -2,12 +2,16 @@
 //
 // Cache allocates nothing after Open. A test of its own, since it counts every allocation of the program.
 
+#include <unistd.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "buse/device.h"
@@ -15,6 +19,7 @@
 #include "gtest/gtest.h"
 #include "layers/cache.h"
 #include "layers/memory.h"
+#include "layers/null.h"
 #include "layers/splitmix.h"
 
 static std::atomic<uint64_t> allocations = 0;
@@ -33,6 +38,33 @@ void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
 
 namespace buse::testing {
 namespace {
+
+// Bytes of address space.
+uint64_t AddressSpace() {
+  uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+TEST(CacheAllocationTest, OpenTakesAsMuchAsTheHeaderSays) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer takes memory of its own";
+#endif
+  const std::pair<uint64_t, uint64_t> kCases[] = {
+      // size and buffers, in KiB
+      {1024, 512}, {32768, 4096}, {65536, 8192}, {262144, 8192}, {1048576, 8192},
+  };
+  for (const auto& [size, buffers] : kCases) {
+    SCOPED_TRACE(size);
+    using Stack = Cache<Null>;
+    auto state = std::make_unique<Stack::State>();
+    const uint64_t before = AddressSpace();
+    ASSERT_TRUE(Stack::Open({.size = size << 10, .below = {.size = uint64_t{1} << 40}}, *state).ok());
+    const auto known = static_cast<double>(AddressSpace() - before - ((size + buffers) << 10));
+    EXPECT_GE(known, 0.015 * static_cast<double>(size << 10));
+    EXPECT_LE(known, 0.02 * static_cast<double>(size << 10) + (1 << 20));
+  }
+}
 
 TEST(CacheAllocationTest, NothingIsAllocatedAfterOpen) {
   static constexpr uint64_t kDisk = 4 << 20;

@@ -186,6 +186,25 @@ TEST(CacheTest, SequentialRequestsReadAhead) {
   EXPECT_GE(prefetches, 15u);
 }
 
+TEST(CacheTest, ReadAheadTakesNoMoreThanOneCallWritesAndPrefetchesAsMuchAgain) {
+  CacheOver<Full> cache(1 << 20, 1 << 20, 0, false, 1 << 20);
+  for (uint64_t page = 0; page < 256; ++page) cache.ExpectRead(page * kPage, kPage, 0);
+  uint64_t longest = 0;
+  Range before;
+  for (const Call& call : cache.TakeCalls()) {
+    if (call.operation == "Prefetch") {
+      EXPECT_EQ(call.range.offset, before.end());
+      EXPECT_LE(call.range.length, before.length);
+      if (call.range.end() < 1 << 20) {
+        EXPECT_GE(call.range.length + kPage, before.length) << "what was read but for the page that was asked for";
+      }
+    }
+    if (call.operation == "Read") before = call.range;
+    longest = std::max(longest, call.range.length);
+  }
+  EXPECT_EQ(longest, 64u << 10);
+}
+
 TEST(CacheTest, WithoutReadAheadEveryMissIsOneCall) {
   CacheOver<Full> cache(1 << 20, 1 << 20);
   for (uint64_t page = 0; page < 256; ++page) cache.ExpectRead(page * kPage, kPage, 0);
@@ -240,6 +259,34 @@ TEST(CacheTest, WriteBackTakesAMebibyteAtATime) {
   ASSERT_TRUE(decltype(cache)::Stack::Flush(cache.state).ok());
   EXPECT_EQ(cache.TakeCalls().size(), 5u);
   EXPECT_TRUE(cache.MediumHas(kPage, (4 << 20) - kPage, 1));
+}
+
+TEST(CacheTest, ACallOfWriteBackIsA64thOfTheSizeWithinItsBounds) {
+  const std::pair<uint64_t, uint64_t> kCases[] = {{uint64_t{1} << 20, 64 << 10},
+                                                  {uint64_t{8} << 20, 128 << 10},
+                                                  {uint64_t{64} << 20, 1 << 20},
+                                                  {uint64_t{256} << 20, 1 << 20}};
+  for (const auto& [size, most] : kCases) {
+    SCOPED_TRACE(size);
+    CacheOver<Full> cache(4 << 20, size, size);
+    ASSERT_TRUE(cache.Write(0, std::min<uint64_t>(size / 2, 4 << 20), 1).ok());
+    cache.TakeCalls();
+    ASSERT_TRUE(decltype(cache)::Stack::Flush(cache.state).ok());
+    uint64_t longest = 0;
+    for (const Call& call : cache.TakeCalls()) longest = std::max(longest, call.range.length);
+    EXPECT_EQ(longest, most);
+  }
+}
+
+TEST(CacheTest, WhatIsDirtyWhenItIsDestroyedIsLost) {
+  Script script;
+  {
+    auto state = std::make_unique<Cache<Full>::State>();
+    ASSERT_TRUE(Cache<Full>::Open({.size = 16 * kPage, .below = {.size = 1 << 20, .script = &script}}, *state).ok());
+    ASSERT_TRUE(Cache<Full>::Write(*state, 0, Pattern(0, kPage, 1)).ok());
+    EXPECT_TRUE(script.calls.empty());
+  }
+  EXPECT_TRUE(script.calls.empty()) << "a destructor does no I/O";
 }
 
 TEST(CacheTest, OnlyPartsOfSectorsAreReadFirst) {

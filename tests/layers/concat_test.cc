@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "buse/operations.h"
 #include "buse/options.h"
 #include "gtest/gtest.h"
+#include "layers/faulty.h"
 #include "layers/null.h"
 #include "layers/passthrough.h"
 #include "tests/fail_nth.h"
@@ -42,6 +44,8 @@ static_assert(Concat<Full, Full512>::kBlockSize == 512);
 static_assert(Concat<Blocks<512>, Blocks<768>>::kBlockSize == 1536, "the least common multiple");
 static_assert(Concat<Full, BasicBare<1, Concurrency::kDisjoint>>::kConcurrency == Concurrency::kDisjoint);
 static_assert(Concat<BasicBare<1, Concurrency::kSerial>, Full>::kConcurrency == Concurrency::kSerial);
+
+static_assert(sizeof(Concat<Full, Full>::State) == 2 * (sizeof(Full::State) + 8), "8 bytes per branch");
 
 using Stack = Concat<Full, Full, Full>;
 
@@ -348,6 +352,34 @@ TEST(ConcatTest, EveryErrorBelowSurfacesAndSparesTheRest) {
   FailEachCall<0>();
   FailEachCall<1>();
   FailEachCall<2>();
+}
+
+TEST(ConcatTest, ABranchThatIsLostTakesItsPartWithIt) {
+  using Stack = Concat<Full, Faulty<Full>, Full>;
+  Stack::State state;
+  ASSERT_TRUE(Stack::Open({.below = {{.size = 100}, {.faults = "error", .below = {.size = 50}}, {.size = 200}}}, state).ok());
+  for (uint64_t at = 0; at < 350; ++at) {
+    std::array<std::byte, 1> byte{};
+    const bool lost = at >= 100 && at < 150;
+    EXPECT_EQ(Stack::Write(state, at, byte).ok(), !lost) << at;
+    EXPECT_EQ(Stack::Read(state, at, byte).ok(), !lost) << at;
+  }
+}
+
+TEST(ConcatTest, NothingOnTheMediaSaysTheirOrder) {
+  using Pair = Concat<Full, Full>;
+  std::array<Script, 2> scripts;
+  const auto open = [&](Script& first, Script& second) {
+    auto state = std::make_unique<Pair::State>();
+    EXPECT_TRUE(Pair::Open({.below = {{.size = 10, .script = &first}, {.size = 10, .script = &second}}}, *state).ok());
+    return state;
+  };
+  const std::vector<std::byte> bytes = Pattern(20);
+  ASSERT_TRUE(Pair::Write(*open(scripts[0], scripts[1]), 0, bytes).ok());
+  std::vector<std::byte> out(20);
+  ASSERT_TRUE(Pair::Read(*open(scripts[1], scripts[0]), 0, out).ok());
+  std::rotate(out.begin(), out.begin() + 10, out.end());
+  EXPECT_EQ(out, bytes);
 }
 
 struct Locked : Passthrough<Full> {

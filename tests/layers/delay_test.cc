@@ -13,12 +13,15 @@
 #include <thread>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "buse/device.h"
 #include "buse/gather.h"
 #include "gtest/gtest.h"
+#include "layers/observer.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
+#include "tests/steer.h"
 
 template struct buse::Observer<buse::DelayHook, buse::testing::Full>;
 
@@ -99,6 +102,32 @@ TEST(DelayTest, EachWaitsForItsOwnAndArrives) {
       EXPECT_EQ(shortest >= microseconds(kDelay), waits);
       EXPECT_EQ(state.below.script->calls.size(), waits ? 1u : 21u);
     }
+  }
+}
+
+TEST(DelayTest, TheWaitIsBeforeTheRequest) {
+  using Stack = Delay<Steer<Full>>;
+  steady_clock::time_point arrival;
+  const Steering steering = [&](const Request&, absl::FunctionRef<absl::Status()> next) {
+    arrival = steady_clock::now();
+    return next();
+  };
+  Stack::State state;
+  ASSERT_TRUE(
+      Stack::Open({.read = 10000, .write = 10000, .flush = 10000, .trim = 10000, .below = {.steering = &steering}}, state)
+          .ok());
+  const std::vector<std::function<absl::Status()>> requests = {
+      [&] { return Stack::Read(state, 0, bytes); },
+      [&] { return Stack::Write(state, 0, bytes); },
+      [&] { return Stack::Flush(state); },
+      [&] {
+        return Stack::Trim(state, {0, 16});
+      },
+  };
+  for (const auto& request : requests) {
+    const auto start = steady_clock::now();
+    EXPECT_TRUE(request().ok());
+    EXPECT_GE(arrival - start, microseconds(10000));
   }
 }
 

@@ -5,12 +5,15 @@
 
 #include "layers/partition.h"
 
+#include <fcntl.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <optional>
 #include <random>
@@ -22,6 +25,7 @@
 #include "buse/gather.h"
 #include "gtest/gtest.h"
 #include "layers/file_backed.h"
+#include "layers/partition_table.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
 #include "tests/process.h"
@@ -50,6 +54,7 @@ absl::StatusOr<Range> Find(const Image& image, Wanted wanted, uint64_t block_siz
     EXPECT_FALSE(out.empty());
     EXPECT_EQ(offset % block_size, 0u);
     EXPECT_EQ(out.size() % block_size, 0u);
+    EXPECT_LE(out.size(), std::max<uint64_t>(4096, block_size));
     EXPECT_LE(offset, image.size());
     EXPECT_LE(out.size(), image.size() - offset);
     std::copy_n(image.begin() + offset, out.size(), out.begin());
@@ -213,6 +218,44 @@ TEST(PartitionTest, SectorsOf4096BytesAreAnOptionForAnMbr) {
   const Listed listed = ListFdisk(path);
   EXPECT_EQ(listed.partitions.size(), 4u);
   ExpectAsListed(path, listed, 4096, 4096, 2);
+  // The table does not tell.
+  Partition<FileBacked>::State state;
+  ASSERT_TRUE(Partition<FileBacked>::Open({.partition = 1, .below = {.path = path, .read_only = true}}, state).ok());
+  EXPECT_EQ(state.part, (Range{listed.partitions.at(1).offset * 512, listed.partitions.at(1).length * 512}));
+}
+
+// Bytes of the table that sfdisk made, changed one at a time.
+TEST(PartitionTest, ADamagedGptOfSfdiskIsRefusedAndItsBackupIsUsedOnRequest) {
+  const std::string path = NewImage("damaged");
+  RunTool("printf 'label: gpt\\n1: start=2048,size=4096\\n2: size=8192\\n' | sfdisk -q " + path);
+  const Listed listed = ListSfdisk(path);
+  const auto open = [&](bool use_backup) {
+    Partition<FileBacked>::State state;
+    absl::Status status = Partition<FileBacked>::Open(
+        {.partition = 2, .use_backup = use_backup, .below = {.path = path, .read_only = true}}, state);
+    if (status.ok()) {
+      const Range sectors = listed.partitions.at(2);
+      EXPECT_EQ(state.part, (Range{sectors.offset * 512, sectors.length * 512}));
+    }
+    return status;
+  };
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  // Signature, revision, size, sum, own place, sectors for partitions, GUID, entries; the first and the last entry.
+  for (const off_t at : {512, 520, 524, 528, 536, 552, 560, 568, 584, 592, 596, 600, 1024, 1056, 1024 + 127 * 128 + 40}) {
+    SCOPED_TRACE(at);
+    uint8_t right;
+    ASSERT_EQ(pread(fd, &right, 1, at), 1);
+    const uint8_t wrong = right ^ 0x40;
+    ASSERT_EQ(pwrite(fd, &wrong, 1, at), 1);
+    const absl::Status status = open(false);
+    EXPECT_EQ(status.code(), kDamaged) << status;
+    EXPECT_NE(std::string(status.message()).find("; the backup at the end of the disk is sound"), std::string::npos) << status;
+    EXPECT_TRUE(open(true).ok());
+    ASSERT_EQ(pwrite(fd, &right, 1, at), 1);
+    EXPECT_TRUE(open(false).ok());
+  }
+  close(fd);
 }
 
 TEST(PartitionTest, TwoGptsOfDifferentSectorsNeedTheOption) {
@@ -597,6 +640,11 @@ TEST(PartitionTest, SectorZeroDecides) {
   for (const uint64_t sector : {1, 511, 1024, 8192}) {
     ExpectError(Find(Gpt().image, {1, sector, false}), kBad, "sectors of " + std::to_string(sector) + " bytes are not known");
   }
+  for (const uint64_t at : {510, 511}) {
+    Image unsigned_table = Mbr({{0x83, 70, 7}});
+    unsigned_table[at] ^= std::byte{1};
+    ExpectError(Find(unsigned_table, 1), kDamaged, "does not end with the signature 55 AA");
+  }
   // A GPT that no entry of sector 0 protects is the remains of one.
   Image remains = Gpt().image;
   SetTable(remains, 0, {{0x83, 70, 7}});
@@ -698,11 +746,26 @@ TEST(PartitionTest, NothingOutsideThePartitionIsTouched) {
   Script script;
   Stack::State state;
   ASSERT_TRUE(Stack::Open(OnePartition(script), state).ok());
-  std::fill_n(script.medium.begin() + 512, 7 * 512, std::byte{0xaa});
-  Image want = script.medium;
-  std::fill_n(want.begin() + 2048, 1024, std::byte{0});
-  EXPECT_TRUE(Stack::Trim(state, {0, 1024}).ok());
-  EXPECT_EQ(script.medium, want);
+  ASSERT_FALSE(script.calls.empty());
+  for (const Call& call : script.calls) EXPECT_EQ(call.operation, "Read") << "the table is never written";
+  const Image zeroes(1024);
+  const std::vector<std::function<absl::Status()>> changes = {
+      [&] {
+        return Stack::Trim(state, {0, 1024});
+      },
+      [&] {
+        return Stack::WriteZeroes(state, {0, 1024});
+      },
+      [&] { return Stack::Write(state, 0, zeroes); },
+      [&] { return Stack::WriteThrough(state, 0, zeroes); },
+  };
+  for (const auto& change : changes) {
+    std::fill_n(script.medium.begin() + 512, 7 * 512, std::byte{0xaa});
+    Image want = script.medium;
+    std::fill_n(want.begin() + 2048, 1024, std::byte{0});
+    EXPECT_TRUE(change().ok());
+    EXPECT_EQ(script.medium, want);
+  }
 }
 
 TEST(PartitionTest, APartitionOffTheBlocksBelowIsRefused) {

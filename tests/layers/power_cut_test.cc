@@ -7,14 +7,23 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "buse/options.h"
 #include "gtest/gtest.h"
 #include "layers/file_backed.h"
+#include "layers/serialize.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
 
@@ -132,6 +141,135 @@ TEST_F(PowerCutTest, AfterTheCrashEveryCallFailsUntilItIsOpenedAgain) {
   EXPECT_EQ(bytes, Filled(512, 1));
 }
 
+TEST_F(PowerCutTest, WhileThePowerIsOffItDoesNotOpen) {
+  Power power = {.on = false};
+  EXPECT_EQ(Stack::Open({.power = &power, .below = {.size = 4096, .script = &script_}}, state_).code(),
+            absl::StatusCode::kUnavailable);
+  power.on = true;
+  Stack::State again;
+  EXPECT_TRUE(Stack::Open({.power = &power, .below = {.size = 4096, .script = &script_}}, again).ok());
+}
+
+// Each change may be the one during which the power goes, and may then survive or not; a flush then loses what it held.
+TEST_F(PowerCutTest, TheChangeDuringWhichThePowerGoesMaySurvive) {
+  const Medium data = Filled(512, 2);
+  const std::vector<std::pair<std::function<absl::Status(Stack::State&)>, int>> changes = {
+      {[&](auto& state) { return Stack::Write(state, 0, data); }, 2},
+      {[&](auto& state) { return Stack::WriteThrough(state, 0, data); }, 2},
+      {[&](auto& state) {
+         return Stack::Trim(state, {0, 512});
+       },
+       0},
+      {[&](auto& state) {
+         return Stack::WriteZeroes(state, {0, 512});
+       },
+       0},
+      {[&](auto& state) { return Stack::Flush(state); }, 1},
+  };
+  for (const auto& [change, value] : changes) {
+    std::set<std::byte> survivors;
+    for (const uint64_t last : {0, 1}) {
+      Script script;
+      Power power;
+      Stack::State state;
+      ASSERT_TRUE(Stack::Open({.power = &power, .below = {.size = 4096, .script = &script}}, state).ok());
+      // On the medium is a 3; held is a 1.
+      ASSERT_TRUE(Stack::Write(state, 0, Filled(512, 3)).ok());
+      ASSERT_TRUE(Stack::Flush(state).ok());
+      ASSERT_TRUE(Stack::Write(state, 0, Filled(512, 1)).ok());
+      power.cut_at = power.changes;
+      EXPECT_EQ(change(state).code(), absl::StatusCode::kUnavailable);
+      ASSERT_TRUE(Stack::Crash(state, [&](uint64_t n) { return last == 0 ? 0 : n - 1; }).ok());
+      survivors.insert(script.medium[0]);
+    }
+    EXPECT_EQ(survivors, (std::set<std::byte>{std::byte{3}, static_cast<std::byte>(value)}));
+  }
+}
+
+TEST_F(PowerCutTest, ChangesAreCountedAndNothingElseIs) {
+  Power power;
+  Open({.power = &power});
+  Medium bytes(512);
+  ASSERT_TRUE(Stack::Write(state_, 0, bytes).ok());
+  ASSERT_TRUE(Stack::WriteThrough(state_, 0, bytes).ok());
+  ASSERT_TRUE(Stack::Trim(state_, {0, 512}).ok());
+  ASSERT_TRUE(Stack::WriteZeroes(state_, {0, 512}).ok());
+  ASSERT_TRUE(Stack::Flush(state_).ok());
+  EXPECT_EQ(power.changes, 5u);
+  ASSERT_TRUE(Stack::Read(state_, 0, bytes).ok());
+  ASSERT_TRUE(Stack::Prefetch(state_, {0, 512}).ok());
+  EXPECT_EQ(power.changes, 5u);
+}
+
+TEST_F(PowerCutTest, WhatCouldNotBeWrittenStaysHeldAndTheNextFlushTriesAgain) {
+  Open();
+  ASSERT_TRUE(Stack::Write(state_, 0, Filled(512, 1)).ok());
+  ASSERT_TRUE(Stack::Write(state_, 512, Filled(512, 2)).ok());
+  script_.fail_at = 1;  // the second of the two
+  EXPECT_EQ(Stack::Flush(state_), script_.error);
+  Medium want = Filled(4096, 0);
+  std::fill_n(want.begin(), 512, std::byte{1});
+  EXPECT_EQ(script_.medium, want);
+  std::fill_n(want.begin() + 512, 512, std::byte{2});
+  EXPECT_EQ(ReadAll(state_), want);
+  script_.calls.clear();
+  script_.fail_at = -1;
+  ASSERT_TRUE(Stack::Flush(state_).ok());
+  EXPECT_EQ(script_.calls, (std::vector<Call>{{"Write", {512, 512}}, {"Flush", {}}}));
+  EXPECT_EQ(script_.medium, want);
+}
+
+TEST_F(PowerCutTest, ItsOptionsAreThoseOfTheExample) {
+  Stack::Config config;
+  std::vector<LayerInfo> layers = DescribeStack<Stack>(config);
+  const char* argv[] = {"disk", "--cut-after", "2", "--seed", "7", "--sector", "4096", "--cache", "1M"};
+  ASSERT_TRUE(ParseCommandLine(9, argv, {}, layers).ok());
+  Open(config);
+  EXPECT_EQ(state_.sector, 4096u);
+  EXPECT_EQ(state_.cache, uint64_t{1} << 20);
+  EXPECT_EQ(state_.seed, 7u);
+  EXPECT_TRUE(Stack::Write(state_, 0, Filled(512, 1)).ok());
+  EXPECT_TRUE(Stack::Flush(state_).ok());
+  EXPECT_EQ(Stack::Write(state_, 0, Filled(512, 2)).code(), absl::StatusCode::kUnavailable);
+}
+
+// What bears one call at a time, with the lock that makes many of them one: threads count upwards in sectors of their own
+// until the power goes, and none finds less than it flushed or more than it wrote.
+TEST(PowerCutThreadsTest, EachThreadKeepsWhatItFlushed) {
+  using Stack = Serialize<PowerCut<Full>>;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    Script script;
+    Power power = {.cut_at = 100 + 7 * seed};
+    auto state = std::make_unique<Stack::State>();
+    ASSERT_TRUE(
+        Stack::Open({.below = {.cache = 8192, .power = &power, .below = {.size = 4096, .script = &script}}}, *state).ok());
+    std::array<int, 4> written{};
+    std::array<int, 4> flushed{};
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        for (int value = 1; value < 200; ++value) {
+          written[t] = value;  // the one during which the power goes may survive
+          if (!Stack::Write(*state, 512 * t, Filled(512, value)).ok()) return;
+          if (value % (t + 3) != 0) continue;
+          if (!Stack::Flush(*state).ok()) return;
+          flushed[t] = value;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    ASSERT_FALSE(power.on);
+    std::mt19937_64 random(seed);
+    ASSERT_TRUE(PowerCut<Full>::Crash(state->below, [&](uint64_t n) { return random() % n; }).ok());
+    for (size_t t = 0; t < 4; ++t) {
+      const int found = std::to_integer<int>(script.medium[512 * t]);
+      EXPECT_GE(found, flushed[t]) << "thread " << t << ", seed " << seed;
+      EXPECT_LE(found, written[t]) << "thread " << t << ", seed " << seed;
+      EXPECT_EQ(Medium(script.medium.begin() + 512 * t, script.medium.begin() + 512 * t + 512), Filled(512, found));
+    }
+  }
+}
+
 TEST_F(PowerCutTest, ThePowerOfSeveralDisksGoesAtOnce) {
   Power power = {.cut_at = 1};
   Script other_script;
@@ -217,6 +355,14 @@ TEST(PowerCutOpenTest, RefusesSectorsThatAreNone) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << sector;
     EXPECT_NE(std::string(status.message()).find("take 512 or 4096"), std::string::npos);
   }
+}
+
+TEST(PowerCutOpenTest, RefusesSectorsThatBlocksDoNotDivide) {
+  using Odd = PowerCut<BasicFull<768, Concurrency::kParallel>>;
+  Odd::State state;
+  const absl::Status status = Odd::Open({.below = {.size = 7680}}, state);
+  EXPECT_EQ(status,
+            absl::InvalidArgumentError("power-cut: a sector of 512 bytes and blocks of 768 below do not divide each other"));
 }
 
 TEST(PowerCutFailureTest, WhatFailsBelowStaysHeld) {

@@ -9,16 +9,22 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "buse/device.h"
 #include "buse/gather.h"
 #include "gtest/gtest.h"
 #include "layers/contract.h"
+#include "layers/observer.h"
+#include "layers/operation.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
 #include "tests/meeting.h"
+#include "tests/steer.h"
 
 namespace buse::testing {
 namespace {
@@ -130,6 +136,45 @@ TEST(RangeLockTest, WhatOverlapsDoesNotMeetBelow) {
   for (const Operate& operate : OperationsAt(32)) EXPECT_FALSE(Meet(read, operate, kAWhile));
 }
 
+// One call is below, and eight that overlap are started one after another. Returns the order in which they arrive below.
+std::vector<uint64_t> OrderOfEight() {
+  using Stack = RangeLock<Steer<Disjoint>>;
+  Barrier barrier;
+  std::mutex mutex;
+  std::vector<uint64_t> order;
+  const Steering steering = [&](const Request& request, absl::FunctionRef<absl::Status()> next) {
+    if (request.operation == Operation::kTrim) barrier.Wait();
+    if (request.operation == Operation::kRead) {
+      std::lock_guard lock(mutex);
+      order.push_back(request.range.length / 16);
+    }
+    return next();
+  };
+  auto state = std::make_unique<Stack::State>();
+  EXPECT_TRUE(Stack::Open({.below = {.steering = &steering, .below = {.size = 4096}}}, *state).ok());
+  std::vector<std::thread> threads;
+  threads.emplace_back([&] { EXPECT_TRUE(Stack::Trim(*state, {0, 4096}).ok()); });
+  barrier.AwaitArrival();
+  for (uint64_t blocks = 8; blocks > 0; --blocks) {
+    threads.emplace_back([&state, blocks] {
+      std::vector<std::byte> bytes(16 * blocks);
+      EXPECT_TRUE(Stack::Read(*state, 0, bytes).ok());
+    });
+    std::this_thread::sleep_for(kAWhile);  // until it waits, as nothing tells
+  }
+  barrier.Open();
+  for (std::thread& thread : threads) thread.join();
+  return order;
+}
+
+TEST(RangeLockTest, WhatOverlapsIsServedInTheOrderItCame) {
+  const std::vector<uint64_t> expected = {8, 7, 6, 5, 4, 3, 2, 1};
+  std::vector<uint64_t> order;
+  // On a busy machine one may come late, but not always.
+  for (int i = 0; i < 10 && order != expected; ++i) order = OrderOfEight();
+  EXPECT_EQ(order, expected);
+}
+
 TEST(RangeLockTest, WhatDoesNotOverlapMeetsBelow) {
   const Operate write = OperationsAt(0)[1];
   for (const Operate& operate : OperationsAt(32)) EXPECT_TRUE(Meet(write, operate, kUntilItComes));
@@ -153,6 +198,21 @@ TEST(RangeLockTest, OverAParallelDeviceNothingWaits) {
     EXPECT_TRUE(Stack::Read(state, 0, bytes).ok());
   };
   EXPECT_TRUE(MeetBelow<Stack>(kUntilItComes, read, read));
+}
+
+// By a thread that is in a call: a lock would make it wait for itself.
+TEST(RangeLockTest, SizeTakesNoLock) {
+  using Stack = RangeLock<Steer<Disjoint>>;
+  Stack::State state;
+  uint64_t size = 0;
+  const Steering steering = [&](const Request&, absl::FunctionRef<absl::Status()> next) {
+    size = Stack::Size(state);
+    return next();
+  };
+  ASSERT_TRUE(Stack::Open({.below = {.steering = &steering, .below = {.size = 4096}}}, state).ok());
+  EXPECT_TRUE(Stack::Resize(state, 8192).ok());
+  EXPECT_EQ(size, 4096u);
+  EXPECT_EQ(Stack::Size(state), 8192u);
 }
 
 TEST(RangeLockTest, ManyThreadsKeepToWhatTheDeviceBelowBears) {

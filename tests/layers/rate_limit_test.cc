@@ -177,6 +177,31 @@ TEST(RateLimitTest, ARequestLargerThanTheBurstPasses) {
   EXPECT_GE(steady_clock::now() - start, milliseconds(99)) << "the one behind it waits until it is paid for";
 }
 
+TEST(RateLimitTest, ABurstPassesAtOnce) {
+  for (const auto& [operate, config] : std::vector<std::pair<Operate, Stack::Config>>{{kRead, {.read_iops = 1}},
+                                                                                      {kWrite, {.write_iops = 1}},
+                                                                                      {kRead, {.read_bandwidth = 512}},
+                                                                                      {kWrite, {.write_bandwidth = 512}}}) {
+    Stack::Config bursty = config;
+    bursty.burst = 10000;
+    Stack::State state;
+    ASSERT_TRUE(Stack::Open(bursty, state).ok());
+    const auto start = steady_clock::now();
+    for (int i = 0; i < 10; ++i) EXPECT_TRUE(operate(state).ok());
+    EXPECT_LT(steady_clock::now() - start, milliseconds(5000)) << "at one a second, they would take nine";
+  }
+}
+
+TEST(RateLimitTest, WhatSendsNoBytesDoesNotWaitForThem) {
+  Stack::State state;
+  ASSERT_TRUE(Stack::Open({.write_bandwidth = 100, .burst = 0}, state).ok());
+  const auto start = steady_clock::now();
+  EXPECT_TRUE(Stack::Write(state, 0, std::vector<std::byte>(2000)).ok());
+  EXPECT_TRUE(Stack::Trim(state, {0, 512}).ok());
+  EXPECT_TRUE(Stack::WriteZeroes(state, {0, 512}).ok());
+  EXPECT_LT(steady_clock::now() - start, milliseconds(10000)) << "a write would wait for 20 seconds";
+}
+
 TEST(RateLimitTest, WhatWaitsHoldsNoLock) {
   Stack::State state;
   ASSERT_TRUE(Stack::Open({.write_bandwidth = 1000, .burst = 0, .below = {.size = 4096}}, state).ok());

@@ -4,23 +4,36 @@
 
 #include "layers/recording.h"
 
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <string>
+#include <thread>
+#include <type_traits>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "buse/gather.h"
 #include "gtest/gtest.h"
+#include "layers/observer.h"
+#include "layers/operation.h"
 #include "layers/write_log.h"
+#include "tests/buse/intercept.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
+#include "tests/steer.h"
 
 template struct buse::Recording<buse::testing::Full>;
 template struct buse::Recording<buse::testing::BasicFull<4096, buse::Concurrency::kParallel>>;
@@ -34,6 +47,7 @@ static_assert(kCapabilities<Recording<Bare>> == kNothing);
 static_assert(Recording<Full>::kBlockSize == 512);
 static_assert(Recording<BasicFull<4096, Concurrency::kParallel>>::kBlockSize == 4096);
 static_assert(Recording<BasicBare<1, Concurrency::kSerial>>::kConcurrency == Concurrency::kSerial);
+static_assert(std::is_move_constructible_v<WriteLogReader> && !std::is_copy_constructible_v<WriteLogReader>);
 
 using Stack = Recording<Full>;
 using Buffer = std::vector<std::byte>;
@@ -123,6 +137,8 @@ TEST_F(RecordingTest, TheFileIsALogAsTheKernelMakesIt) {
   ASSERT_TRUE(Stack::WriteThrough(state_, 512, Filled(1024, 'f')).ok());
   ASSERT_TRUE(Stack::Trim(state_, {2048, 1536}).ok());
   ASSERT_TRUE(Stack::Flush(state_).ok());
+  ASSERT_TRUE(Stack::WriteZeroes(state_, {512, 512}).ok());
+  ASSERT_TRUE(Stack::Resize(state_, 4096).ok());
   const auto number = [](uint64_t value) {
     std::string text;
     for (int i = 0; i < 8; ++i, value >>= 8) text.push_back(static_cast<char>(value));
@@ -132,12 +148,186 @@ TEST_F(RecordingTest, TheFileIsALogAsTheKernelMakesIt) {
     text.resize(512);
     return text;
   };
-  const std::string expected = sector(std::string("rhswfsj\0", 8) + number(1) + number(4) + std::string("\0\2\0\0", 4)) +
+  const std::string expected = sector(std::string("rhswfsj\0", 8) + number(1) + number(6) + std::string("\0\2\0\0", 4)) +
                                sector(number(2) + number(1) + number(0) + number(0)) + std::string(512, 'w') +
                                sector(number(1) + number(2) + number(2) + number(0)) + std::string(1024, 'f') +
                                sector(number(4) + number(3) + number(4) + number(0)) +  // a discard has no data
-                               sector(number(0) + number(0) + number(1) + number(0));
+                               sector(number(0) + number(0) + number(1) + number(0)) +
+                               sector(number(1) + number(1) + number(0) + number(0)) + std::string(512, '\0') +
+                               sector(number(0) + number(0) + number(8) + number(11) + "resize 4096");
   EXPECT_TRUE(Log() == expected);
+}
+
+// All entries of the log.
+std::vector<WriteLogEntry> ReadLog(const std::string& path) {
+  absl::StatusOr<WriteLogReader> log = WriteLogReader::Open(path);
+  EXPECT_TRUE(log.ok()) << log.status();
+  std::vector<WriteLogEntry> entries;
+  while (log.ok()) {
+    absl::StatusOr<std::optional<WriteLogEntry>> entry = log->Next();
+    EXPECT_TRUE(entry.ok()) << entry.status();
+    if (!entry.ok() || !entry->has_value()) break;
+    entries.push_back(**entry);
+  }
+  return entries;
+}
+
+TEST_F(RecordingTest, AFlushStandsWhereItBeganAndIsOneWhenItHasEnded) {
+  using Stack = Recording<Steer<Full>>;
+  Stack::State state;
+  uint64_t flags_during = 99;
+  Steering steering = [&](const Request& request, absl::FunctionRef<absl::Status()> next) {
+    if (request.operation == Operation::kFlush) {
+      EXPECT_TRUE(Stack::Write(state, 512, Filled(512, 2)).ok());
+      flags_during = ReadLog(path_).at(1).flags;
+    }
+    return next();
+  };
+  ASSERT_TRUE(
+      Stack::Open({.log = path_, .record = &record_, .below = {.steering = &steering, .below = {.size = kSize}}}, state).ok());
+  ASSERT_TRUE(Stack::Write(state, 0, Filled(512, 1)).ok());
+  ASSERT_TRUE(Stack::Flush(state).ok());
+  const std::vector<WriteLogEntry> entries = ReadLog(path_);
+  ASSERT_EQ(entries.size(), 3u);
+  EXPECT_EQ(entries[0].range.offset, 0u);
+  EXPECT_EQ(entries[1].flags, kLogFlush);
+  EXPECT_EQ(flags_during, 0u) << "what has not ended is no flush";
+  EXPECT_EQ(entries[2].range.offset, 512u);
+  // In memory it stands where it ended.
+  ASSERT_EQ(record_.entries.size(), 3u);
+  EXPECT_EQ(record_.entries[1].range.offset, 512u);
+  EXPECT_EQ(record_.entries[2].operation, Operation::kFlush);
+}
+
+TEST_F(RecordingTest, ChangesOfEachCallerStandInItsOrder) {
+  constexpr int kThreads = 4;
+  constexpr int kEach = 100;
+  Open();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kEach; ++i) {
+        EXPECT_TRUE(Stack::Write(state_, 512 * t, Filled(512, i)).ok());
+        if (i % 10 == 0) {
+          EXPECT_TRUE(Stack::Flush(state_).ok());
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  std::array<int, kThreads> next{};
+  int flushes = 0;
+  for (const WriteLogEntry& entry : ReadLog(path_)) {
+    flushes += entry.flags == kLogFlush;
+    if (entry.range.length == 0) continue;
+    EXPECT_EQ(entry.data, Filled(512, next.at(entry.range.offset / 512)++));
+  }
+  EXPECT_EQ(next, (std::array<int, kThreads>{kEach, kEach, kEach, kEach}));
+  EXPECT_EQ(flushes, kThreads * kEach / 10);
+  std::array<int, kThreads> kept{};
+  for (const Record::Entry& entry : record_.entries) {
+    if (entry.operation != Operation::kWrite) continue;
+    EXPECT_EQ(entry.in, Filled(512, kept.at(entry.range.offset / 512)++));
+  }
+  EXPECT_EQ(kept, next);
+}
+
+TEST_F(RecordingTest, AfterTheProgramIsKilledTheFileHoldsAllThatWasAcknowledged) {
+  int acknowledged[2];
+  ASSERT_EQ(pipe(acknowledged), 0);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    Stack::State state;
+    if (!Stack::Open({.log = path_, .below = {.size = kSize}}, state).ok()) _exit(1);
+    for (int i = 0;; ++i) {
+      if (!Stack::Write(state, i % 16 * 512, Filled(512, i)).ok()) _exit(1);
+      const char byte = 0;
+      if (write(acknowledged[1], &byte, 1) != 1) _exit(1);
+    }
+  }
+  close(acknowledged[1]);
+  size_t count = 0;
+  char byte;
+  while (count < 300 && read(acknowledged[0], &byte, 1) == 1) ++count;
+  EXPECT_EQ(kill(child, SIGKILL), 0);
+  EXPECT_EQ(waitpid(child, nullptr, 0), child);
+  while (read(acknowledged[0], &byte, 1) == 1) ++count;
+  close(acknowledged[0]);
+  const std::vector<WriteLogEntry> entries = ReadLog(path_);
+  ASSERT_GE(count, 300u);
+  EXPECT_GE(entries.size(), count);
+  EXPECT_LE(entries.size(), count + 1) << "one that was on its way";
+  for (size_t i = 0; i < entries.size(); ++i) ASSERT_EQ(entries[i].data, Filled(512, static_cast<int>(i)));
+}
+
+const std::vector<int> kLogCalls = {SYS_pwrite64, SYS_ftruncate};
+
+TEST_F(RecordingTest, AChangeCostsTwoOrThreeSystemCalls) {
+  Open();
+  std::vector<int> costs;
+  int calls = 0;
+  const auto count = [&](const SystemCall&) {
+    ++calls;
+    return kProceed;
+  };
+  const auto body = [&] {
+    const std::vector<std::function<absl::Status()>> changes = {
+        [&] { return Stack::Write(state_, 0, Filled(4096, 1)); },
+        [&] { return Stack::WriteThrough(state_, 0, Filled(4096, 1)); },
+        [&] { return Stack::Flush(state_); },
+        [&] {
+          return Stack::Trim(state_, {0, 4096});
+        },
+        [&] {
+          return Stack::WriteZeroes(state_, {0, 4096});
+        },
+        [&] { return Stack::Resize(state_, 4096); },
+    };
+    for (const auto& change : changes) {
+      const int before = calls;
+      EXPECT_TRUE(change().ok());
+      costs.push_back(calls - before);
+    }
+  };
+  if (!Intercept(kLogCalls, count, body)) GTEST_SKIP() << "the kernel does not let us watch system calls";
+  EXPECT_EQ(costs, (std::vector<int>{3, 3, 3, 2, 3, 2}));
+}
+
+TEST_F(RecordingTest, WhereTheLogCannotBeWrittenThisChangeAndEveryLaterOneFails) {
+  for (int failing = 0;; ++failing) {
+    SCOPED_TRACE(failing);
+    unlink(path_.c_str());
+    Script script;
+    Stack::State state;
+    ASSERT_TRUE(Stack::Open({.log = path_, .below = {.size = kSize, .script = &script}}, state).ok());
+    int calls = 0;
+    const auto fail = [&](const SystemCall&) -> int64_t { return calls++ == failing ? -ENOSPC : kProceed; };
+    std::vector<absl::Status> results;
+    const auto body = [&] {
+      results = {Stack::Write(state, 0, Filled(512, 1)),
+                 Stack::WriteThrough(state, 512, Filled(512, 2)),
+                 Stack::Trim(state, {0, 512}),
+                 Stack::WriteZeroes(state, {1024, 512}),
+                 Stack::Flush(state),
+                 Stack::Write(state, 1536, Filled(512, 3)),
+                 Stack::Resize(state, kSize / 2)};
+      Buffer out(512);
+      EXPECT_TRUE(Stack::Read(state, 0, out).ok()) << "a read changes nothing";
+    };
+    if (!Intercept(kLogCalls, fail, body)) GTEST_SKIP() << "the kernel does not let us fail system calls";
+    const bool failed = calls > failing;
+    const auto bad = std::find_if(results.begin(), results.end(), [](const absl::Status& status) { return !status.ok(); });
+    EXPECT_EQ(bad != results.end(), failed);
+    for (auto status = bad; status != results.end(); ++status) {
+      EXPECT_NE(std::string(status->message()).find("the log of writes is incomplete"), std::string::npos) << *status;
+    }
+    const auto good = static_cast<size_t>(bad - results.begin());
+    const std::vector<WriteLogEntry> entries = ReadLog(path_);
+    EXPECT_GE(entries.size(), good) << "what was acknowledged is there";
+    EXPECT_LE(entries.size(), good + 1) << "and perhaps the entry of a flush that could not be finished";
+    if (!failed) break;
+  }
 }
 
 TEST_F(RecordingTest, EveryPrefixCanBeReplayed) {
@@ -173,6 +363,31 @@ TEST_F(RecordingTest, ReplayDoesWhatWasDone) {
   ASSERT_TRUE(Replay<Full>(*log, 4, state).ok());
   EXPECT_EQ(script.calls,
             (std::vector<Call>{{"Write", {0, 512}}, {"WriteThrough", {512, 512}}, {"Flush", {}}, {"Trim", {0, 512}}}));
+}
+
+TEST_F(RecordingTest, WhereTheDeviceHasNoResizeItIsLeftOut) {
+  Open();
+  ASSERT_TRUE(Stack::Resize(state_, 4096).ok());
+  ASSERT_TRUE(Stack::Write(state_, 0, Filled(512, 1)).ok());
+  absl::StatusOr<WriteLogReader> log = WriteLogReader::Open(path_);
+  ASSERT_TRUE(log.ok());
+  Script script;
+  Writer::State state;
+  ASSERT_TRUE(Writer::Open({.size = kSize, .script = &script}, state).ok());
+  ASSERT_TRUE(Replay<Writer>(*log, 2, state).ok());
+  EXPECT_EQ(script.calls, (std::vector<Call>{{"Write", {0, 512}}}));
+}
+
+TEST_F(RecordingTest, AResizeThatFailsEndsTheReplay) {
+  Open();
+  ASSERT_TRUE(Stack::Resize(state_, 4096).ok());
+  absl::StatusOr<WriteLogReader> log = WriteLogReader::Open(path_);
+  ASSERT_TRUE(log.ok());
+  Script script;
+  script.fail_at = 0;
+  Full::State state;
+  ASSERT_TRUE(Full::Open({.size = kSize, .script = &script}, state).ok());
+  EXPECT_EQ(Replay<Full>(*log, 1, state), script.error);
 }
 
 TEST_F(RecordingTest, LargeZeroesAreAHoleInTheLog) {
@@ -311,6 +526,33 @@ TEST_F(RecordingTest, ALogInLargerSectorsIsRead) {
   EXPECT_EQ((**log->Next()).mark, "dm-log-writes-end");
   EXPECT_FALSE(log->Next()->has_value());
   EXPECT_EQ(Replayed(3)[4096], std::byte{'x'});
+  // A request that is a flush and a write flushes first.
+  absl::StatusOr<WriteLogReader> again = WriteLogReader::Open(path_);
+  ASSERT_TRUE(again.ok());
+  Script script;
+  Full::State state;
+  ASSERT_TRUE(Full::Open({.size = kSize, .script = &script}, state).ok());
+  ASSERT_TRUE(Replay<Full>(*again, 3, state).ok());
+  EXPECT_EQ(script.calls, (std::vector<Call>{{"Flush", {}}, {"WriteThrough", {4096, 4096}}}));
+}
+
+// What is behind the entries that the superblock counts was being written when the program ended.
+TEST_F(RecordingTest, WhatIsNotCountedIsNotRead) {
+  Open();
+  ASSERT_TRUE(Stack::Write(state_, 512, Filled(512, 1)).ok());
+  WriteFile(Log() + Sector(Number(0) + Number(1) + Number(0) + Number(0)) + std::string(100, 'x'));
+  EXPECT_EQ(ReadLog(path_).size(), 1u);
+}
+
+TEST_F(RecordingTest, MoreThanAGibibyteOfDataInOneEntryIsNotAllocated) {
+  WriteFile(Sector(Number(kMagic) + Number(1) + Number(1) + Number(512)) +
+            Sector(Number(0) + Number((1 << 21) + 1) + Number(0) + Number(0)));
+  ASSERT_EQ(truncate(path_.c_str(), off_t{2} << 30), 0);
+  absl::StatusOr<WriteLogReader> log = WriteLogReader::Open(path_);
+  ASSERT_TRUE(log.ok());
+  const absl::Status status = log->Next().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(std::string(status.message()).find("has more than 1 GiB of data"), std::string::npos) << status;
 }
 
 TEST_F(RecordingTest, WhatIsNoLogIsRefused) {

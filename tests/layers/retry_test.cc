@@ -5,11 +5,13 @@
 #include "layers/retry.h"
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,6 +19,8 @@
 #include "buse/device.h"
 #include "buse/gather.h"
 #include "gtest/gtest.h"
+#include "layers/fault_plan.h"
+#include "layers/faulty.h"
 #include "layers/observer.h"
 #include "layers/operation.h"
 #include "tests/every_operation.h"
@@ -35,6 +39,9 @@ static_assert(kCapabilities<Retry<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Retry<Bare>> == kNothing);
 static_assert(Retry<Full512>::kBlockSize == 512);
 static_assert(Retry<BasicBare<1, Concurrency::kSerial>>::kConcurrency == Concurrency::kSerial);
+static_assert(Retry<Full>::PauseAfter(milliseconds(29999)) == milliseconds(59998));
+static_assert(Retry<Full>::PauseAfter(milliseconds(30001)) == milliseconds(60000), "up to a minute");
+static_assert(Retry<Full>::PauseAfter(milliseconds(60000)) == milliseconds(60000));
 
 // Does what is asked for, and says of the first `failures` calls that they failed: the most that a device may have done.
 struct FailingHook {
@@ -250,6 +257,65 @@ TEST(RetryTest, OpenIsNotRepeatedAndRefusesWhatTakesTooLong) {
   config.delay = 60000;
   Stack::State last;
   EXPECT_TRUE(Stack::Open(config, last).ok());
+}
+
+// Cannot be opened for the moment.
+struct Shy : Full {
+  static inline int opens = 0;
+  static absl::Status Open(const Config&, State&) {
+    ++opens;
+    return absl::UnavailableError("not now");
+  }
+};
+
+TEST(RetryTest, OpenIsNotRepeated) {
+  Retry<Shy>::State state;
+  EXPECT_EQ(Retry<Shy>::Open({.delay = 0}, state), absl::UnavailableError("not now"));
+  EXPECT_EQ(Shy::opens, 1);
+}
+
+TEST(RetryTest, ARequestThatPausesHoldsUpNoOther) {
+  using Stack = Retry<Faulty<Full>>;
+  FaultPlan plan;
+  Stack::State state;
+  ASSERT_TRUE(Stack::Open({.retries = 1, .delay = 400, .below = {.plan = &plan}}, state).ok());
+  plan.Add({.operation = Operation::kTrim, .nth = 1});
+  std::atomic<bool> trimmed = false;
+  std::thread trimmer([&] {
+    EXPECT_TRUE(Stack::Trim(state, {0, 16}).ok());
+    trimmed = true;
+  });
+  while (plan.strikes() == 0) std::this_thread::yield();
+  int reads = 0;
+  std::array<std::byte, 16> bytes;
+  for (; !trimmed; ++reads) EXPECT_TRUE(Stack::Read(state, 16, bytes).ok());
+  trimmer.join();
+  EXPECT_GT(reads, 10);
+}
+
+TEST(RetryTest, ThreadsEachRepeatTheirOwn) {
+  using Stack = Retry<Faulty<Full>>;
+  FaultPlan plan;
+  Stack::State state;
+  ASSERT_TRUE(
+      Stack::Open({.retries = 100, .delay = 0, .below = {.faults = "error,in=3", .plan = &plan, .below = {.size = 4096}}},
+                  state)
+          .ok());
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 200; ++i) {
+        std::array<std::byte, 16> bytes;
+        bytes.fill(static_cast<std::byte>(i));
+        EXPECT_TRUE(Stack::Write(state, 1024 * t, bytes).ok());
+        std::array<std::byte, 16> out;
+        EXPECT_TRUE(Stack::Read(state, 1024 * t, out).ok());
+        EXPECT_EQ(out, bytes);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(plan.strikes(), 400u);
 }
 
 TEST(RetryTest, ErrorsThatAreNotRepeatedSurface) {

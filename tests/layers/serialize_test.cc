@@ -11,14 +11,18 @@
 #include <thread>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "buse/device.h"
 #include "buse/gather.h"
 #include "gtest/gtest.h"
 #include "layers/contract.h"
+#include "layers/observer.h"
 #include "tests/every_operation.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
 #include "tests/meeting.h"
+#include "tests/steer.h"
 
 template struct buse::Serialize<buse::testing::Full>;
 
@@ -78,6 +82,34 @@ TEST(SerializeTest, NoTwoCallsMeetBelow) {
     SCOPED_TRACE(i);
     EXPECT_FALSE(MeetBelow<Stack>(kAWhile, calls[i], calls[0]));
   }
+}
+
+TEST(SerializeTest, AViewMeetsNothingBelowEither) {
+  using Stack = Serialize<Attend<Full>>;
+  const auto view = [](Stack::State& state) {
+    Gather gather;
+    EXPECT_TRUE(Stack::View(state, {0, 16}, gather).ok());
+  };
+  const auto read = [](Stack::State& state) {
+    std::array<std::byte, 16> bytes;
+    EXPECT_TRUE(Stack::Read(state, 0, bytes).ok());
+  };
+  EXPECT_FALSE(MeetBelow<Stack>(kAWhile, view, read));
+}
+
+// By a thread that is in a call: a lock would make it wait for itself.
+TEST(SerializeTest, SizeTakesNoLock) {
+  using Stack = Serialize<Steer<Serial>>;
+  Stack::State state;
+  uint64_t size = 0;
+  const Steering steering = [&](const Request&, absl::FunctionRef<absl::Status()> next) {
+    size = Stack::Size(state);
+    return next();
+  };
+  ASSERT_TRUE(Stack::Open({.below = {.steering = &steering, .below = {.size = 4096}}}, state).ok());
+  EXPECT_TRUE(Stack::Resize(state, 8192).ok());
+  EXPECT_EQ(size, 4096u);
+  EXPECT_EQ(Stack::Size(state), 8192u);
 }
 
 TEST(SerializeTest, ManyThreadsAreOneToTheDeviceBelow) {

@@ -11,16 +11,21 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "buse/device.h"
 #include "buse/gather.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "layers/delay.h"
+#include "layers/observer.h"
 #include "layers/operation.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
+#include "tests/steer.h"
 
 template struct buse::Observer<buse::StatsHook, buse::testing::Full>;
 
@@ -36,6 +41,7 @@ static_assert(kCapabilities<Stats<Bare>> == kNothing);
 static_assert(Stats<Full512>::kBlockSize == 512);
 static_assert(Stats<BasicBare<1, Concurrency::kSerial>>::kConcurrency == Concurrency::kSerial);
 static_assert(sizeof(StatsCounters) <= 180 * 1024 && sizeof(StatsCounters) > 178 * 1024, "what the header says");
+static_assert(alignof(StatsCounters) >= 64, "no shard shares a cache line");
 
 using Stack = Stats<Full>;
 
@@ -129,6 +135,30 @@ TEST(StatsTest, WhatTookVeryLongHasTheMaximumAsItsQuantile) {
   const OperationStats stats = counters->Snapshot()[Operation::kFlush];
   EXPECT_EQ(stats.Quantile(0.5), std::chrono::minutes(5));
   EXPECT_EQ(stats.max, std::chrono::minutes(5));
+}
+
+TEST(StatsTest, AQuantileOfMoreThanAMinuteIsTheMaximum) {
+  for (const auto& [latency, quantile] : std::vector<std::pair<nanoseconds, nanoseconds>>{
+           {std::chrono::seconds(59), std::chrono::milliseconds(60130)}, {std::chrono::seconds(61), std::chrono::minutes(5)}}) {
+    auto counters = std::make_unique<StatsCounters>();
+    counters->Record({Operation::kFlush}, true, latency);
+    counters->Record({Operation::kFlush}, true, std::chrono::minutes(5));
+    EXPECT_NEAR(counters->Snapshot()[Operation::kFlush].Quantile(0.5).count(), quantile.count(), 1e9);
+  }
+}
+
+TEST(StatsTest, ARequestIsCountedWhenItIsDone) {
+  using Stack = Stats<Steer<Full>>;
+  auto state = std::make_unique<Stack::State>();
+  uint64_t during = 99;
+  const Steering steering = [&](const Request&, absl::FunctionRef<absl::Status()> next) {
+    during = state->hook.Snapshot()[Operation::kFlush].count;
+    return next();
+  };
+  ASSERT_TRUE(Stack::Open({.below = {.steering = &steering}}, *state).ok());
+  EXPECT_TRUE(Stack::Flush(*state).ok());
+  EXPECT_EQ(during, 0u);
+  EXPECT_EQ(state->hook.Snapshot()[Operation::kFlush].count, 1u);
 }
 
 TEST(StatsTest, TheLatencyIsThatOfTheDeviceBelow) {

@@ -20,6 +20,7 @@
 #include "buse/operations.h"
 #include "buse/options.h"
 #include "gtest/gtest.h"
+#include "layers/faulty.h"
 #include "layers/memory.h"
 #include "layers/null.h"
 #include "layers/passthrough.h"
@@ -37,6 +38,8 @@ static_assert(kCapabilities<Stripe<2, Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Stripe<2, Bare>> == kNothing);
 static_assert(Stripe<2, Full512>::kBlockSize == 512);
 static_assert(Stripe<2, BasicBare<1, Concurrency::kSerial>>::kConcurrency == Concurrency::kSerial);
+
+static_assert(sizeof(Stripe<3, Full>::State) == 3 * sizeof(Full::State) + 8, "the legs and the size");
 
 using Stack = Stripe<3, Full, 16>;
 
@@ -361,6 +364,37 @@ TEST(StripeTest, ARequestEndsWithTheFirstError) {
   std::array<std::byte, 48> bytes{};
   EXPECT_EQ(Stack::Write(three.state, 0, bytes), three.scripts[1].error);
   EXPECT_EQ(three.Calls(), (Calls{{{"Write", {0, 16}}}, {{"Write", {0, 16}}}, {}}));
+}
+
+TEST(StripeTest, ALegThatIsLostTakesTheDeviceWithIt) {
+  using Stack = Stripe<2, Faulty<Full>, 16>;
+  Stack::State state;
+  ASSERT_TRUE(Stack::Open({.below = {{.below = {.size = 160}}, {.faults = "error", .below = {.size = 160}}}}, state).ok());
+  for (uint64_t at = 0; at + 32 <= 320; ++at) {
+    std::array<std::byte, 32> bytes;
+    EXPECT_FALSE(Stack::Read(state, at, bytes).ok()) << at;
+  }
+}
+
+TEST(StripeTest, NothingOnTheMediaSaysTheirOrderOrTheChunk) {
+  std::array<Script, 2> scripts;
+  const auto read = [&]<class Stack>(Stack, Script& first, Script& second) {
+    auto state = std::make_unique<typename Stack::State>();
+    EXPECT_TRUE(Stack::Open({.below = {{.size = 32, .script = &first}, {.size = 32, .script = &second}}}, *state).ok());
+    std::vector<std::byte> out(64);
+    EXPECT_TRUE(Stack::Read(*state, 0, out).ok());
+    return out;
+  };
+  scripts[0].medium = Pattern(32);
+  scripts[1].medium.resize(32);
+  const std::vector<std::byte> right = read(Stripe<2, Full, 16>(), scripts[0], scripts[1]);
+  std::vector<std::byte> swapped = read(Stripe<2, Full, 16>(), scripts[1], scripts[0]);
+  EXPECT_NE(swapped, right);
+  for (size_t row = 0; row < 64; row += 32) {
+    std::rotate(swapped.begin() + row, swapped.begin() + row + 16, swapped.begin() + row + 32);
+  }
+  EXPECT_EQ(swapped, right);
+  EXPECT_NE(read(Stripe<2, Full, 32>(), scripts[0], scripts[1]), right);
 }
 
 struct Locked : Passthrough<Full> {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "buse/medium.h"
 #include "gtest/gtest.h"
 #include "layers/concat.h"
@@ -184,6 +185,40 @@ TEST_F(SuperblockTest, AnySpoiltSectorIsBorneByTheCopy) {
     Clear(sector * 512, 512);
     EXPECT_TRUE(Read(WantedBy(written)).ok()) << "sector " << sector;
   }
+}
+
+TEST_F(SuperblockTest, OneSectorThatIsLeftTellsWhatThisWas) {
+  const Superblock written = Example();
+  SplitMix64 random(1);
+  for (uint64_t left = 0; left < 8; ++left) {
+    SCOPED_TRACE(left);
+    Write(written);
+    for (const uint64_t at : {uint64_t{0}, kCopyAt}) {
+      for (uint64_t i = 0; i < Superblock::kBytes; ++i) {
+        if (i / 512 != left) script_.medium[at + i] = static_cast<std::byte>(random());
+      }
+    }
+    ExpectRefused(WantedBy(written), StatusCode::kDataLoss, {"checksum: the superblock is damaged", "and so is its copy"});
+  }
+}
+
+// As a transfer of text between systems does.
+TEST_F(SuperblockTest, AMediumWhoseLineEndsWereChangedIsRefused) {
+  const Superblock written = Example();
+  Write(written);
+  const std::vector<std::byte> medium = script_.medium;
+  const auto transferred = [&](absl::string_view from, absl::string_view to) {
+    std::string text(reinterpret_cast<const char*>(medium.data()), medium.size());
+    text = absl::StrReplaceAll(text, {{from, to}});
+    text.resize(medium.size());
+    Put(0, text);
+  };
+  transferred("\r\n", "\n");
+  ExpectRefused(WantedBy(written), StatusCode::kFailedPrecondition,
+                {"something unknown, which begins with the bytes 425553450a1a0a"});
+  transferred("\n", "\r\n");
+  ExpectRefused(WantedBy(written), StatusCode::kFailedPrecondition,
+                {"something unknown, which begins with the bytes 425553450d0d0a1a"});
 }
 
 TEST_F(SuperblockTest, ACopyOfAnotherMediumIsAFlaw) {

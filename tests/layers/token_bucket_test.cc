@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -66,6 +67,35 @@ TEST(TokenBucketTest, TheRateIsExactOverManyTokens) {
   for (int i = 0; i < 1024; ++i) bucket.Take(kNow, 4096);
   const auto passed = static_cast<double>((bucket.Take(kNow, 1) - kNow).count());
   EXPECT_NEAR(passed, 1e9 * 4 / 3, 2048) << "4 MiB at 3 MiB a second, rounded up to nanoseconds";
+}
+
+// The guarantee of RateLimit, over every interval between two requests: what began before the second is no more than what flowed
+// in meanwhile, and the burst.
+TEST(TokenBucketTest, NoIntervalHasMoreThanTheRateAndTheBurst) {
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 100; ++round) {
+    SCOPED_TRACE(round);
+    const uint64_t rate = 1 + random() % 100000;
+    const Time burst = milliseconds(random() % 200);
+    TokenBucket bucket;
+    bucket.Start(rate, burst);
+    Time now = kNow;
+    std::vector<Time> begins;
+    std::vector<uint64_t> before = {0};  // tokens taken before each, and after the last
+    for (int i = 0; i < 200; ++i) {
+      now += Time(random() % (random() % 10 == 0 ? 1000000000 : 1000000));
+      const uint64_t tokens = 1 + random() % (rate / 50 + 1);
+      begins.push_back(std::max(now, bucket.Take(now, tokens)));
+      before.push_back(before.back() + tokens);
+    }
+    EXPECT_TRUE(std::is_sorted(begins.begin(), begins.end())) << "they go on in the order they came";
+    for (size_t i = 0; i < begins.size(); ++i) {
+      for (size_t j = i + 1; j < begins.size(); ++j) {
+        const double seconds = std::chrono::duration<double>(begins[j] - begins[i] + burst).count();
+        ASSERT_LE(static_cast<double>(before[j] - before[i]), static_cast<double>(rate) * seconds + 1e-3) << i << " " << j;
+      }
+    }
+  }
 }
 
 TEST(TokenBucketTest, NoAmountOverflows) {

@@ -10,15 +10,22 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "buse/device.h"
 #include "gtest/gtest.h"
 #include "layers/contract.h"
+#include "layers/fault_plan.h"
+#include "layers/faulty.h"
+#include "layers/null.h"
+#include "layers/observer.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
+#include "tests/steer.h"
 
 template struct buse::Verify<buse::testing::Full, buse::testing::Full>;
 
@@ -152,6 +159,99 @@ TEST_F(VerifyTest, DevicesOfDifferentSizesAreRefused) {
   EXPECT_EQ(
       Stack::Open({{{.size = 4096}, {.size = 8192}}}, state),
       absl::InvalidArgumentError("verify: the first device has 4096 bytes and the second one 8192: give two of the same size"));
+}
+
+TEST(VerifyOrderTest, EveryChangeGoesToTheFirstDeviceFirst) {
+  using Stack = Verify<Steer<Full>, Steer<Full>>;
+  std::string order;
+  const Steering first = [&](const Request&, absl::FunctionRef<absl::Status()> next) {
+    order += '1';
+    return next();
+  };
+  const Steering second = [&](const Request&, absl::FunctionRef<absl::Status()> next) {
+    order += '2';
+    return next();
+  };
+  Stack::State state;
+  ASSERT_TRUE(Stack::Open({{{.steering = &first}, {.steering = &second}}}, state).ok());
+  const std::vector<std::function<absl::Status()>> changes = {
+      [&] { return Stack::Write(state, 2, std::array<std::byte, 16>{}); },
+      [&] { return Stack::WriteThrough(state, 3, std::array<std::byte, 16>{}); },
+      [&] { return Stack::Flush(state); },
+      [&] {
+        return Stack::Trim(state, {4, 5});
+      },
+      [&] {
+        return Stack::WriteZeroes(state, {6, 7});
+      },
+  };
+  for (const auto& change : changes) {
+    order.clear();
+    EXPECT_TRUE(change().ok());
+    EXPECT_EQ(order, "12");
+  }
+}
+
+// A bad disk beside a good one: no read returns what is wrong, and none of the others fails.
+TEST(VerifyFailureTest, EveryFlippedBitIsFoundOnEitherDevice) {
+  constexpr uint64_t kSize = 64 * 512;
+  const auto count = [&](auto stack, auto config) {
+    using Stack = decltype(stack);
+    auto state = std::make_unique<typename Stack::State>();
+    EXPECT_TRUE(Stack::Open(config, *state).ok());
+    int found = 0;
+    for (int value = 0; value < 20; ++value) {
+      const std::vector<std::byte> bytes(kSize, static_cast<std::byte>(value));
+      EXPECT_TRUE(Stack::Write(*state, 0, bytes).ok());
+      for (uint64_t at = 0; at < kSize; at += 512) {
+        std::array<std::byte, 512> out;
+        const absl::Status status = Stack::Read(*state, at, out);
+        found += absl::IsDataLoss(status);
+        if (status.ok()) {
+          EXPECT_TRUE(std::equal(out.begin(), out.end(), bytes.begin()));
+        }
+      }
+    }
+    return found;
+  };
+  FaultPlan plan;
+  ASSERT_TRUE(plan.Parse("flip,in=10").ok());
+  const int first = count(Verify<Faulty<Full>, Full>(),
+                          Verify<Faulty<Full>, Full>::Config{{{.plan = &plan, .below = {.size = kSize}}, {.size = kSize}}});
+  EXPECT_GT(first, 50);
+  EXPECT_EQ(plan.flipped(), static_cast<uint64_t>(first));
+  const int second = count(Verify<Full, Faulty<Full>>(),
+                           Verify<Full, Faulty<Full>>::Config{{{.size = kSize}, {.plan = &plan, .below = {.size = kSize}}}});
+  EXPECT_EQ(plan.flipped(), static_cast<uint64_t>(first + second));
+  EXPECT_GT(second, 50);
+}
+
+TEST(VerifyFailureTest, AnErrorOfOpeningEitherIsPassedOn) {
+  using Stack = Verify<Null, Null>;
+  Stack::State first;
+  const absl::Status status = Stack::Open({{{.size = 0}, {.size = 4096}}}, first);
+  EXPECT_FALSE(status.ok());
+  Stack::State second;
+  EXPECT_EQ(Stack::Open({{{.size = 4096}, {.size = 0}}}, second), status);
+}
+
+// What bears calls that do not overlap, with threads that keep to that.
+TEST(VerifyThreadsTest, CallsThatDoNotOverlapRunTogether) {
+  auto state = std::make_unique<Stack::State>();
+  ASSERT_TRUE(Stack::Open({{{.size = 65536}, {.size = 65536}}}, *state).ok());
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      std::vector<std::byte> bytes(8192);
+      for (int i = 0; i < 100; ++i) {
+        std::fill(bytes.begin(), bytes.end(), static_cast<std::byte>(i));
+        EXPECT_TRUE(Stack::Write(*state, 16384 * t, bytes).ok());
+        EXPECT_TRUE(Stack::Read(*state, 16384 * t, bytes).ok());
+        EXPECT_EQ(bytes.back(), static_cast<std::byte>(i));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST(VerifyFailureTest, EveryErrorOfAReadOrAFlushSurfaces) {
