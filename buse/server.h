@@ -191,6 +191,7 @@ class Server {
     if (const Estate* estate = takeover->estate(); estate != nullptr && !AdoptContents<D>(config, estate->contents)) {
       return absl::InvalidArgumentError("--replace: the server that runs has another stack");
     }
+    if (!takeover->device().empty()) MakeNothing<D>(config);
     absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
     // A server that was killed may not quite have let go of its files.
     if (!takeover->device().empty()) {
@@ -198,6 +199,7 @@ class Server {
     }
     if (!disk.ok()) return OpeningFailed(disk.status());
     if (takeover->estate() != nullptr) takeover->estate()->contents.clear();
+    MakeNothing<D>(config);  // when it is opened again
     const Succession<D> succession = {config, *takeover};
     return ServeDisk(program, *disk, options, {}, &succession);
   }
