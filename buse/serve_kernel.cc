@@ -424,7 +424,8 @@ absl::Status KernelServer::Run(const Target& target) {
   while (connections_.count() > 0 && !taken_away() && !WaitForSignal()) Maintain();
   const absl::Status detached = Detach();
   if (broken_) {
-    return absl::InternalError(absl::StrCat(attachment_->path(), " was lost before it was disconnected"));
+    return absl::InternalError(
+        absl::StrCat(attachment_->path(), closed_ ? " is left without a server" : " was lost before it was disconnected"));
   }
   return detached;
 }

@@ -37,7 +37,7 @@
 
 namespace buse {
 
-// For files to be let go of by a server that was killed.
+// For files to be let go of by the server before.
 inline constexpr std::chrono::seconds kLetGoWait(5);
 
 template <Device Stack>
@@ -193,8 +193,8 @@ class Server {
     }
     if (!takeover->device().empty()) MakeNothing<D>(config);
     absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
-    // A server that was killed may not quite have let go of its files.
-    if (!takeover->device().empty()) {
+    // A server that was killed, or is about to end, may not quite have let go of its files.
+    if (options.resume || options.replace) {
       WaitUntil([&] { return !absl::IsAlreadyExists(disk.status()) || (disk = Disk<D>::Open(config)).ok(); }, kLetGoWait);
     }
     if (!disk.ok()) return OpeningFailed(disk.status());

@@ -113,7 +113,9 @@ absl::Status Takeover::Resume(const ServeOptions& options, const std::vector<std
     return absl::AlreadyExistsError(
         absl::StrCat(options.target, " is served by a program that runs: end that first, or take over with --replace"));
   }
-  if (!loses_when_killed) return absl::OkStatus();
+  const absl::StatusOr<KernelDevice> found = KernelDevice::Find(device_);
+  if (found.ok() && found->IsFree()) device_.clear();  // its server was just about to end
+  if (device_.empty() || !loses_when_killed) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       device_,
       " cannot go on: some of what it held was in the memory of a server that is gone. Unmount it, free it with --disconnect ",
@@ -136,7 +138,9 @@ absl::Status Takeover::Replace(const ServeOptions& options, const std::vector<st
   if (!channel.ok()) return channel.status();
   if (absl::Status status = channel->Send(kReplaceRequest); !status.ok()) return status;
   absl::StatusOr<ControlMessage> answer = channel->Receive(kHandOverWait);
-  if (!answer.ok()) return answer.status();
+  if (!answer.ok()) {
+    return absl::UnavailableError(absl::StrCat(served.front(), " was not handed over: ", answer.status().message()));
+  }
   if (absl::Status status = ControlChannel::ErrorIn(*answer); !status.ok()) return status;
   absl::StatusOr<Estate> estate = Estate::From(*std::move(answer));
   if (!estate.ok()) return estate.status();

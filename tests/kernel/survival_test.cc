@@ -303,6 +303,23 @@ TEST_P(SurvivalTest, WhatAReplacementHasOpenIsWaitedFor) {
   EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
 }
 
+TEST_P(SurvivalTest, OfTwoReplacementsAtOnceOneServesInTheEnd) {
+  Start();
+  StartLoad(device_);
+  for (int i = 0; i < 3; ++i) {
+    const std::unique_ptr<Process> before = std::move(server_);
+    auto one = std::make_unique<Process>(Command({"--replace"}), Path("one"));
+    auto two = std::make_unique<Process>(Command({"--replace"}), Path("two"));
+    EXPECT_EQ(before->Wait(), kExitOk) << before->output();
+    EXPECT_TRUE(WaitUntil([&] { return one->HasEnded() || two->HasEnded(); }, seconds(20)));
+    ExpectProgress();
+    EXPECT_NE(one->HasEnded(), two->HasEnded()) << one->output() << two->output();
+    server_ = std::move(one->HasEnded() ? two : one);
+  }
+  EndLoad();
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
 TEST_P(SurvivalTest, ASignalDuringAReplacementEndsTheServerThatRuns) {
   Start();
   {
@@ -393,6 +410,21 @@ TEST_F(TakeoverTest, TheSameCommandLineStartsAndResumes) {
   EXPECT_TRUE(IsFree(device_));
 }
 
+TEST_F(TakeoverTest, AServerThatIsJustEndingIsNotResumedButFollowed) {
+  Expect("truncate -s 16M " + Path("image"));
+  const std::vector<std::string> command = {Loopback(), Path("image"), device_, "--resume"};
+  server_ = Serve(command, device_);
+  for (char i = 0; i < 5; ++i) {
+    EXPECT_EQ(Direct(device_).Write(kMiB, static_cast<char>('a' + i)), 0);
+    const std::unique_ptr<Process> before = std::move(server_);
+    ::kill(before->pid(), SIGTERM);
+    server_ = Serve(command, device_);
+    EXPECT_EQ(before->Wait(), kExitOk) << before->output();
+    EXPECT_TRUE(Direct(device_).Holds(kMiB, static_cast<char>('a' + i)));
+  }
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
 TEST_F(TakeoverTest, SomethingElseIsNotResumed) {
   Expect("truncate -s 16M " + Path("image") + " && truncate -s 16M " + Path("other"));
   server_ = Serve({Loopback(), Path("image"), device_}, device_);
@@ -429,6 +461,7 @@ TEST_F(TakeoverTest, NothingIsCreatedInPlaceOfWhatWasServed) {
   // The server that ran does not find it either, so it leaves the device.
   EXPECT_EQ(server_->Wait(seconds(60)), kExitFailure);
   EXPECT_THAT(server_->output(), HasSubstr("give --resume"));
+  EXPECT_THAT(server_->output(), HasSubstr("is left without a server"));
   EXPECT_EQ(Run(command("--resume")).code, kExitNoSuchDevice);
   EXPECT_FALSE(fs::exists(image));
   fs::rename(Path("moved"), image);
