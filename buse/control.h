@@ -30,6 +30,9 @@ class ControlChannel {
  public:
   explicit ControlChannel(UniqueFd socket) : socket_(std::move(socket)) {}
 
+  // Readable when the other side has said something, or is gone.
+  int fd() const { return socket_.get(); }
+
   // With the server of the device `name`, such as "nbd0". kNotFound: it has none, or none that listens.
   static absl::StatusOr<ControlChannel> Connect(absl::string_view name);
 

@@ -9,6 +9,8 @@
 //   static void Adopt(Config&, const MemoryContents&)        has Open take these bytes; the descriptor need not outlive Open
 //   static bool HoldsWrites(const Config&)                   whether writes that were acknowledged and not flushed are lost with
 //                                                            the process. Absent: they are not
+//   static void MakeNothing(Config&)                         has Open take what is there, whatever its size, or fail. Absent:
+//                                                            it does
 
 #ifndef BUSE_HANDOVER_H_
 #define BUSE_HANDOVER_H_
@@ -115,6 +117,24 @@ bool LosesWhenKilled(const typename Stack::Config& config) {
     handover_internal::Branches<typename Stack::Below>::ForEach(config.below, use);
   }
   return loses;
+}
+
+template <class D>
+concept CanMakeNothing = requires(typename D::Config& config) {
+  { D::MakeNothing(config) } -> std::same_as<void>;
+};
+
+// Has Open take what is there: a device in use does not go on with something new.
+template <Device Stack>
+void MakeNothing(typename Stack::Config& config) {
+  if constexpr (CanMakeNothing<Stack>) Stack::MakeNothing(config);
+  if constexpr (handover_internal::HasBelow<Stack>) {
+    const auto use = []<class Branch>(Branch*, auto& below) {
+      MakeNothing<Branch>(below);
+      return true;
+    };
+    handover_internal::Branches<typename Stack::Below>::ForEach(config.below, use);
+  }
 }
 
 // Appends the contents of every leaf that has them, in the order of the stack.

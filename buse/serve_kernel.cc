@@ -2,6 +2,7 @@
 
 #include "buse/serve_kernel.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <iterator>
 #include <thread>
 #include <utility>
 
@@ -36,9 +38,9 @@ constexpr seconds kResumeWait(10);       // until the kernel has seen that the s
 constexpr milliseconds kOtherWait(300);  // the same for all connections, once it has for one
 constexpr seconds kReconnectWait(1);     // the same for one's own
 constexpr milliseconds kPoll(10);
-constexpr seconds kControlWait(5);      // for a program to say what it wants
-constexpr seconds kPauseWait(10);       // for requests that are under way
-constexpr seconds kSuccessorWait(600);  // until what is handed over is open again
+constexpr seconds kControlWait(5);  // for a program to say what it wants
+constexpr seconds kPauseWait(10);   // for requests that are under way
+constexpr seconds kLeastPatience(5);
 // After this long, an administrator who waits for a device to be detached is told why.
 constexpr seconds kTellAfter(3);
 
@@ -127,15 +129,21 @@ absl::Status KernelServer::Adopt(KernelAttachment::Options options, Estate& esta
   absl::StatusOr<std::unique_ptr<KernelAttachment>> attachment = KernelAttachment::TakeOver(options);
   if (!attachment.ok()) return attachment.status();
   attachment_ = *std::move(attachment);
+  absl::Status status = connections_.Pause(milliseconds(0));  // none is there yet
   for (UniqueFd& socket : estate.sockets) {
-    if (absl::Status status = connections_.Add(std::move(socket)); !status.ok()) {
-      attachment_->Release();
-      return status;
-    }
+    if (status.ok()) status = connections_.Add(std::move(socket));
   }
-  Listen();  // first: the one before takes its own socket away when it ends
-  absl::Status status = service_.takeover->Confirm();
-  if (!status.ok()) attachment_->Release();  // it may have gone on by itself
+  if (status.ok()) {
+    Listen();  // first: the one before takes its own socket away when it ends
+    status = service_.takeover->Confirm();
+  }
+  if (status.ok()) {
+    connections_.Resume();
+    return status;
+  }
+  // All is still the other one's.
+  connections_.Release();
+  attachment_->Release();
   return status;
 }
 
@@ -206,8 +214,8 @@ void KernelServer::Maintain() {
 
 // From now on others find this server.
 void KernelServer::Listen() {
-  control_.reset();
   absl::StatusOr<ControlSocket> control = ControlSocket::Listen(attachment_->name());
+  control_.reset();  // only now, so that the path is there all the time
   if (control.ok()) {
     control_.emplace(*std::move(control));
   } else {
@@ -252,49 +260,90 @@ absl::Status KernelServer::HandOver(ControlChannel& channel) {
   if (!service_.close)
     return absl::UnimplementedError("this server cannot hand over what it serves: end it and start the other");
   if (attachment_->by_ioctl()) return absl::UnimplementedError("what was attached by ioctl ends with its server");
+  Maintain();
   if (absl::Status status = connections_.Pause(kPauseWait); !status.ok()) return status;
-  absl::Status status = service_.flush();
-  Estate estate;
-  bool closed = false;
-  if (status.ok()) {
-    absl::StatusOr<std::vector<MemoryContents>> contents = service_.close();
-    status = contents.status();
-    closed = status.ok();
-    if (closed) estate.contents = *std::move(contents);
+  const absl::StatusOr<Estate> estate = CloseEstate();
+  if (!estate.ok()) {
+    connections_.Resume();
+    return estate.status();
   }
-  if (status.ok()) {
-    estate.request_timeout = attachment_->request_timeout();
-    for (int socket : connections_.sockets()) estate.sockets.emplace_back(dup(socket));
-    status = estate.SendBy(channel);
-  }
-  if (status.ok()) {
-    const absl::StatusOr<ControlMessage> answer = channel.Receive(kSuccessorWait);
-    status =
-        answer.ok() && answer->text == kServing ? absl::OkStatus() : absl::UnavailableError("the one to replace it failed");
-  }
-  if (status.ok()) {
-    connections_.Release();
-    attachment_->Release();
-    closed_ = true;
-    broken_ = false;
-    Say(service_.program, absl::StrCat(attachment_->path(), ": handed over"));
+  absl::Status status = Give(*estate, channel);
+  if (!status.ok()) {
+    // The last word, before all is opened again, which needs what the other one has open.
+    channel.SendError(status).IgnoreError();
+    channel = ControlChannel(UniqueFd());
+    TakeBack(*estate);
     return status;
   }
-  if (closed) {
-    if (absl::Status reopened = service_.reopen(estate.contents); !reopened.ok()) {
-      // Whatever it is that stands in the way, the device waits for somebody who has better luck.
-      Say(service_.program, absl::StrCat("opening again what could not be handed over: ", reopened.message(),
-                                         "; once that is solved, give --resume"));
-      connections_.Release();
-      attachment_->Release();
-      closed_ = broken_ = true;
-      return status;
-    }
-  }
-  connections_.Resume();
-  Listen();  // in case that the other one had come so far
+  connections_.Release();
+  attachment_->Release();
+  closed_ = true;
+  broken_ = false;
+  Say(service_.program, absl::StrCat(attachment_->path(), ": handed over"));
   return status;
 }
+
+// While paused: makes all durable, and closes it. Not OK: it is still open.
+absl::StatusOr<Estate> KernelServer::CloseEstate() {
+  Estate estate;
+  estate.request_timeout = attachment_->request_timeout();
+  for (int socket : connections_.sockets()) {
+    estate.sockets.emplace_back(fcntl(socket, F_DUPFD_CLOEXEC, 0));
+    if (!estate.sockets.back().valid()) return StatusFromErrno(errno, "handing over a socket");
+  }
+  if (estate.sockets.empty() || estate.sockets.size() < connections_.count()) {
+    return absl::UnavailableError("the kernel has just dropped a connection: try again");
+  }
+  if (absl::Status status = service_.flush(); !status.ok()) return status;
+  absl::StatusOr<std::vector<MemoryContents>> contents = service_.close();
+  if (!contents.ok()) return contents.status();
+  estate.contents = *std::move(contents);
+  return estate;
+}
+
+// OK: the other one serves.
+absl::Status KernelServer::Give(const Estate& estate, ControlChannel& channel) {
+  if (absl::Status status = estate.SendBy(channel); !status.ok()) return status;
+  pollfd fds[] = {{channel.fd(), POLLIN, 0}, {signals_.fd(), POLLIN, 0}};
+  const auto end = steady_clock::now() + Patience();
+  while (poll(fds, std::size(fds), std::max<int>(0, std::chrono::ceil<milliseconds>(end - steady_clock::now()).count())) < 0 &&
+         errno == EINTR) {
+  }
+  if (fds[1].revents != 0) return absl::CancelledError("a signal ends the server that runs");
+  if (fds[0].revents == 0) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("the one to replace it was not ready within ", Patience().count(), " s, a third of --dead-timeout"));
+  }
+  const absl::StatusOr<ControlMessage> answer = channel.Receive(kControlWait);
+  if (!answer.ok() || answer->text != kReady) return absl::UnavailableError("the one to replace it failed");
+  return channel.Send(kGo);
+}
+
+// What could not be handed over.
+void KernelServer::TakeBack(const Estate& estate) {
+  // The other one, which may just have died, may not quite have let go of files.
+  absl::Status reopened;
+  const auto open_again = [&] {
+    reopened = service_.reopen(estate.contents);
+    return !absl::IsAlreadyExists(reopened);
+  };
+  WaitUntil(open_again, Patience());
+  if (reopened.ok()) {
+    connections_.Resume();
+    Listen();  // in case that the other one had come so far
+    return;
+  }
+  // Whatever it is that stands in the way, the device waits for somebody who has better luck.
+  Say(service_.program, absl::StrCat("opening again what could not be handed over: ", reopened.message(),
+                                     "; once that is solved, give --resume"));
+  connections_.Release();
+  attachment_->Release();
+  closed_ = broken_ = true;
+}
+
+// The kernel lets I/O fail after --dead-timeout without an answer. In that time another server can be waited for in vain, and
+// this one can open its stack again.
+seconds KernelServer::Patience() const { return std::max(kLeastPatience, seconds(options_.dead_timeout) / 3); }
 
 absl::Status KernelServer::Resize(uint64_t size) {
   if (!service_.resize) return absl::UnimplementedError("this stack cannot change its size");
@@ -375,7 +424,8 @@ absl::Status KernelServer::Run(const Target& target) {
   while (connections_.count() > 0 && !taken_away() && !WaitForSignal()) Maintain();
   const absl::Status detached = Detach();
   if (broken_) {
-    return absl::InternalError(absl::StrCat(attachment_->path(), " was lost before it was disconnected"));
+    return absl::InternalError(
+        absl::StrCat(attachment_->path(), closed_ ? " is left without a server" : " was lost before it was disconnected"));
   }
   return detached;
 }

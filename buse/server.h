@@ -37,7 +37,7 @@
 
 namespace buse {
 
-// For files to be let go of by a server that was killed.
+// For files to be let go of by the server before.
 inline constexpr std::chrono::seconds kLetGoWait(5);
 
 template <Device Stack>
@@ -192,13 +192,15 @@ class Server {
     if (const Estate* estate = takeover->estate(); estate != nullptr && !AdoptContents<D>(config, estate->contents)) {
       return absl::InvalidArgumentError("--replace: the server that runs has another stack");
     }
+    if (!takeover->device().empty()) MakeNothing<D>(config);
     absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
-    // A server that was killed may not quite have let go of its files.
-    if (!takeover->device().empty()) {
+    // A server that was killed, or is about to end, may not quite have let go of its files.
+    if (options.resume || options.replace) {
       WaitUntil([&] { return !absl::IsAlreadyExists(disk.status()) || (disk = Disk<D>::Open(config)).ok(); }, kLetGoWait);
     }
     if (!disk.ok()) return OpeningFailed(disk.status());
     if (takeover->estate() != nullptr) takeover->estate()->contents.clear();
+    MakeNothing<D>(config);  // when it is opened again
     const Succession<D> succession = {config, *takeover};
     return ServeDisk(program, *disk, options, {}, &succession);
   }

@@ -3,6 +3,8 @@
 #include "buse/takeover.h"
 
 #include <algorithm>
+#include <cassert>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -19,6 +21,7 @@ namespace {
 
 constexpr std::chrono::seconds kDeathWait(5);       // until a killed server is gone
 constexpr std::chrono::seconds kHandOverWait(600);  // until what is under way is done and durable
+constexpr std::chrono::seconds kGoWait(10);         // until the one before, which waits for us, has answered
 constexpr absl::string_view kYours = "yours";
 
 std::string NameOf(const std::string& device) {
@@ -69,6 +72,10 @@ absl::StatusOr<Estate> Estate::From(ControlMessage message) {
 absl::StatusOr<Takeover> Takeover::Begin(const ServeOptions& options, bool loses_when_killed) {
   Takeover takeover;
   if (!options.resume && !options.replace) return takeover;
+  if (options.resume && options.replace) {
+    return absl::InvalidArgumentError(
+        "--resume and --replace: give the first if the server before is dead, the second if it runs");
+  }
   absl::StatusOr<Target> target = ParseTarget(options.target);
   if (!target.ok() || target->kind != Target::Kind::kKernelDevice) {
     return absl::InvalidArgumentError(
@@ -106,7 +113,9 @@ absl::Status Takeover::Resume(const ServeOptions& options, const std::vector<std
     return absl::AlreadyExistsError(
         absl::StrCat(options.target, " is served by a program that runs: end that first, or take over with --replace"));
   }
-  if (!loses_when_killed) return absl::OkStatus();
+  const absl::StatusOr<KernelDevice> found = KernelDevice::Find(device_);
+  if (found.ok() && found->IsFree()) device_.clear();  // its server was just about to end
+  if (device_.empty() || !loses_when_killed) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       device_,
       " cannot go on: some of what it held was in the memory of a server that is gone. Unmount it, free it with --disconnect ",
@@ -129,7 +138,9 @@ absl::Status Takeover::Replace(const ServeOptions& options, const std::vector<st
   if (!channel.ok()) return channel.status();
   if (absl::Status status = channel->Send(kReplaceRequest); !status.ok()) return status;
   absl::StatusOr<ControlMessage> answer = channel->Receive(kHandOverWait);
-  if (!answer.ok()) return answer.status();
+  if (!answer.ok()) {
+    return absl::UnavailableError(absl::StrCat(served.front(), " was not handed over: ", answer.status().message()));
+  }
   if (absl::Status status = ControlChannel::ErrorIn(*answer); !status.ok()) return status;
   absl::StatusOr<Estate> estate = Estate::From(*std::move(answer));
   if (!estate.ok()) return estate.status();
@@ -139,6 +150,14 @@ absl::Status Takeover::Replace(const ServeOptions& options, const std::vector<st
   return absl::OkStatus();
 }
 
-absl::Status Takeover::Confirm() { return channel_.has_value() ? channel_->Send(kServing) : absl::OkStatus(); }
+absl::Status Takeover::Confirm() {
+  assert(channel_.has_value());
+  if (absl::Status status = channel_->Send(kReady); !status.ok()) return status;
+  const absl::StatusOr<ControlMessage> answer = channel_->Receive(kGoWait);
+  if (!answer.ok()) return answer.status();
+  if (absl::Status status = ControlChannel::ErrorIn(*answer); !status.ok()) return status;
+  if (answer->text == kGo) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("the server that runs answered \"", answer->text, "\": is it of another version?"));
+}
 
 }  // namespace buse

@@ -7,9 +7,12 @@
 //   new  "replace"
 //   old  stops between two requests, makes all durable, closes its stack, and sends "yours ..." with the sockets and what
 //        contents live in its memory. Or "error ...", and goes on
-//   new  opens its stack, serves the sockets, and says "serving". The old one ends. If the new one says nothing and is gone,
-//        the old one opens its stack again and goes on
-// The kernel notices nothing: requests wait in the sockets meanwhile.
+//   new  opens its stack and says "ready"
+//   old  says "go" and ends. If the new one is gone instead, or takes too long, or a signal comes for the old one, that says
+//        "error ...", opens its stack again and goes on
+//   new  serves the sockets. Not before: until it is told to, it has taken nothing from them
+// So there is one that decides, and at no time are there two that serve. The kernel notices nothing: requests wait in the
+// sockets meanwhile.
 
 #ifndef BUSE_TAKEOVER_H_
 #define BUSE_TAKEOVER_H_
@@ -43,14 +46,15 @@ struct Estate {
 inline constexpr char kReplaceRequest[] = "replace";
 inline constexpr char kResizeRequest[] = "resize ";  // and the bytes; answered with "done"
 inline constexpr char kDone[] = "done";
-inline constexpr char kServing[] = "serving";
+inline constexpr char kReady[] = "ready";
+inline constexpr char kGo[] = "go";
 
 // What is taken over, if anything.
 class Takeover {
  public:
   // As `options` ask: nothing, or finds the device and sees to it that its server before is dead or has let go of it.
   // `loses_when_killed`: not all of what is to be served outlives its process.
-  //   kInvalidArgument     the target is no kernel device
+  //   kInvalidArgument     the target is no kernel device, or the options contradict each other
   //   kAlreadyExists       to be resumed, but its server lives
   //   kFailedPrecondition  to be replaced, but no server is there to be asked; or to be resumed, but not all that it held is left
   static absl::StatusOr<Takeover> Begin(const ServeOptions& options, bool loses_when_killed);
@@ -60,7 +64,7 @@ class Takeover {
   // What was handed over, if the one before lived.
   Estate* estate() { return estate_.has_value() ? &*estate_ : nullptr; }
 
-  // Tells the one before that the device is served.
+  // Tells the one before that all is ready. OK: it has ended, and the device is ours. Otherwise it goes on.
   absl::Status Confirm();
 
  private:

@@ -137,6 +137,8 @@ struct BasicFileBacked {
     }
   }
 
+  static void MakeNothing(Config& config) { config.create = 0; }
+
   static uint64_t Size(const State& self) { return self.size; }
 
   static absl::Status Read(State& self, uint64_t offset, Bytes out) {

@@ -159,6 +159,16 @@ TEST(TakeoverTest, WhatAKillCostsIsKnownBeforehand) {
   EXPECT_FALSE(LosesWhenKilled<Log<Cache<FileBacked>>>({.below = {.write_through = true}}));
 }
 
+TEST(TakeoverTest, NothingIsMadeOfWhatShouldBeThere) {
+  using Stack = Log<Concat<Memory, Offset<FileBacked>>>;
+  Stack::Config config;
+  auto& file = std::get<1>(config.below.below).below;
+  file = {.path = ::testing::TempDir() + "/none", .create = 1 << 20};
+  MakeNothing<Stack>(config);
+  EXPECT_EQ(file.create, 0u);
+  EXPECT_EQ(file.path, ::testing::TempDir() + "/none");
+}
+
 TEST(TakeoverTest, OnlyAKernelDeviceIsTakenOver) {
   ServeOptions options;
   const absl::StatusOr<Takeover> nothing = Takeover::Begin(options, false);
@@ -173,6 +183,10 @@ TEST(TakeoverTest, OnlyAKernelDeviceIsTakenOver) {
     options.replace = true;
     EXPECT_TRUE(absl::IsInvalidArgument(Takeover::Begin(options, false).status())) << target;
   }
+  options = {};
+  options.target = "/dev/nbd0";
+  options.resume = options.replace = true;
+  EXPECT_THAT(std::string(Takeover::Begin(options, false).status().message()), HasSubstr("--resume and --replace"));
   options = {};
   options.target = "/dev/nbd0";
   options.ioctl = options.resume = true;

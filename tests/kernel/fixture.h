@@ -215,10 +215,10 @@ class KernelTest : public ::testing::Test {
     EXPECT_EQ(result.code, 0) << command << "\n" << result.output;
   }
 
-  // A program run to its end, which must come at once.
+  // A program run to its end, which it comes to by itself.
   Result Run(const std::vector<std::string>& arguments) {
     Process process(arguments, Path("run." + std::to_string(++logs_)));
-    const int code = process.Wait();
+    const int code = process.Wait(seconds(30));
     return {code, process.output()};
   }
 

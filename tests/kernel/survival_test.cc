@@ -20,11 +20,16 @@
 #include <thread>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "buse/control.h"
 #include "buse/disk.h"
 #include "buse/serve.h"
 #include "buse/server.h"
+#include "buse/takeover.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "layers/file_backed.h"
 #include "layers/memory.h"
 #include "tests/kernel/fixture.h"
 
@@ -104,6 +109,31 @@ class SurvivalTest : public KernelTest, public ::testing::WithParamInterface<Kin
     load_.reset();
   }
 
+  // With the same command line.
+  void Replace(const std::vector<std::string>& options = {"--replace"}) {
+    std::unique_ptr<Process> before = std::move(server_);
+    Start(options);
+    EXPECT_EQ(before->Wait(), kExitOk) << before->output();
+    EXPECT_THAT(before->output(), Not(HasSubstr("dropped")));
+    ExpectProgress();
+  }
+
+  // The conversation that a replacement has with the server.
+  ControlChannel AskToReplace() const {
+    absl::StatusOr<ControlChannel> channel = ControlChannel::Connect(device_.substr(5));
+    EXPECT_TRUE(channel.ok()) << channel.status();
+    EXPECT_TRUE(channel->Send(kReplaceRequest).ok());
+    return *std::move(channel);
+  }
+  static Estate TakeEstate(ControlChannel& channel) {
+    absl::StatusOr<ControlMessage> message = channel.Receive(seconds(20));
+    EXPECT_TRUE(message.ok()) << message.status();
+    EXPECT_TRUE(ControlChannel::ErrorIn(*message).ok()) << message->text;
+    absl::StatusOr<Estate> estate = Estate::From(*std::move(message));
+    EXPECT_TRUE(estate.ok()) << estate.status();
+    return *std::move(estate);
+  }
+
   // I/O is done, and none has failed.
   void ExpectProgress(int requests = 100) {
     const uint64_t before = Completed();
@@ -149,11 +179,7 @@ TEST_P(SurvivalTest, ReplacedServersGoUnnoticed) {
   Mount();
   StartLoad(Mountpoint() + "/load");
   for (int i = 0; i < Times("BUSE_TEST_REPLACEMENTS", 5); ++i) {
-    std::unique_ptr<Process> before = std::move(server_);
-    Start({"--replace"});
-    EXPECT_EQ(before->Wait(), kExitOk) << before->output();
-    EXPECT_THAT(before->output(), Not(HasSubstr("dropped")));
-    ExpectProgress();
+    Replace();
   }
   EndLoad();
   ExpectSoundFileSystem();
@@ -200,6 +226,120 @@ TEST_P(SurvivalTest, AFailedReplacementChangesNothing) {
   EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
 }
 
+// As a program that dies while it takes over, wherever it is by then.
+TEST_P(SurvivalTest, AReplacementThatDiesHalfwayChangesNothing) {
+  Start();
+  StartLoad(device_);
+  for (const bool listened : {false, true}) {
+    {
+      ControlChannel channel = AskToReplace();
+      if (listened) TakeEstate(channel);
+    }
+    ExpectProgress();
+    EXPECT_FALSE(server_->HasEnded()) << server_->output();
+  }
+  EXPECT_THAT(server_->output(), HasSubstr("the one to replace it failed"));
+  EXPECT_THAT(server_->output(), Not(HasSubstr("dropped")));
+  Replace();
+  EndLoad();
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+  EXPECT_TRUE(IsFree(device_));
+}
+
+// Then it is as if the one after had been killed.
+TEST_P(SurvivalTest, AReplacementMayDieAsSoonAsItIsInCharge) {
+  if (!GetParam().file) GTEST_SKIP() << "what is in memory is lost with it";
+  Start({"--request-timeout", "1"});
+  StartLoad(device_);
+  {
+    ControlChannel channel = AskToReplace();
+    const Estate estate = TakeEstate(channel);
+    EXPECT_TRUE(channel.Send(kReady).ok());
+    const absl::StatusOr<ControlMessage> answer = channel.Receive(seconds(10));
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_EQ(answer->text, kGo);
+    EXPECT_EQ(server_->Wait(), kExitOk) << server_->output();
+  }
+  Start({"--request-timeout", "1", "--resume"});
+  ExpectProgress();
+  EndLoad();
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
+TEST_P(SurvivalTest, AReplacementThatIsNeverReadyIsGivenUp) {
+  Start({"--dead-timeout", "15"});
+  StartLoad(device_);
+  ControlChannel channel = AskToReplace();
+  const Estate estate = TakeEstate(channel);
+  const uint64_t before = Completed();
+  std::this_thread::sleep_for(seconds(2));
+  EXPECT_LE(Completed(), before + 16) << "what had been answered by then, and no more";
+  const absl::StatusOr<ControlMessage> answer = channel.Receive(seconds(20));
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_THAT(std::string(ControlChannel::ErrorIn(*answer).message()), HasSubstr("was not ready within 5 s"));
+  ExpectProgress();
+  EndLoad();
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
+// A program that was killed may keep its files open for a little longer than its sockets.
+TEST_P(SurvivalTest, WhatAReplacementHasOpenIsWaitedFor) {
+  if (!GetParam().file) GTEST_SKIP() << "it has no file";
+  Start();
+  StartLoad(device_);
+  {
+    absl::StatusOr<Disk<FileBacked>> disk = absl::UnavailableError("not yet");
+    {
+      ControlChannel channel = AskToReplace();
+      const Estate estate = TakeEstate(channel);
+      disk = Disk<FileBacked>::Open({.path = Image()});
+      ASSERT_TRUE(disk.ok()) << disk.status();
+    }
+    std::this_thread::sleep_for(seconds(1));
+    EXPECT_FALSE(server_->HasEnded()) << server_->output();
+  }
+  ExpectProgress();
+  EndLoad();
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
+TEST_P(SurvivalTest, OfTwoReplacementsAtOnceOneServesInTheEnd) {
+  Start();
+  StartLoad(device_);
+  for (int i = 0; i < 3; ++i) {
+    const std::unique_ptr<Process> before = std::move(server_);
+    auto one = std::make_unique<Process>(Command({"--replace"}), Path("one"));
+    auto two = std::make_unique<Process>(Command({"--replace"}), Path("two"));
+    EXPECT_EQ(before->Wait(), kExitOk) << before->output();
+    EXPECT_TRUE(WaitUntil([&] { return one->HasEnded() || two->HasEnded(); }, seconds(20)));
+    ExpectProgress();
+    EXPECT_NE(one->HasEnded(), two->HasEnded()) << one->output() << two->output();
+    server_ = std::move(one->HasEnded() ? two : one);
+  }
+  EndLoad();
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
+TEST_P(SurvivalTest, ASignalDuringAReplacementEndsTheServerThatRuns) {
+  Start();
+  {
+    Direct device(device_);
+    EXPECT_EQ(device.Write(kMiB, 's'), 0);
+    ControlChannel channel = AskToReplace();
+    const Estate estate = TakeEstate(channel);
+    ::kill(server_->pid(), SIGTERM);
+    const absl::StatusOr<ControlMessage> answer = channel.Receive(seconds(10));
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_THAT(std::string(ControlChannel::ErrorIn(*answer).message()), HasSubstr("a signal"));
+    EXPECT_FALSE(channel.Send(kReady).ok() && channel.Receive(seconds(10)).ok());
+  }
+  EXPECT_EQ(server_->Wait(), kExitOk) << server_->output();
+  EXPECT_TRUE(IsFree(device_));
+  if (GetParam().file) {
+    EXPECT_EQ(Shell("tr -cd s < " + Image() + " | wc -c").output, "4096\n");
+  }
+}
+
 TEST_P(SurvivalTest, TheSizeChangesUnderLoad) {
   Start();
   StartLoad(device_);
@@ -219,6 +359,7 @@ TEST_P(SurvivalTest, TheSizeChangesUnderLoad) {
       EXPECT_EQ(found, "");
     }
     ExpectProgress();
+    Replace();  // whatever size it was made with
   }
   const Result odd = Run({program, "resize", device_, "1000"});
   EXPECT_EQ(odd.code, kExitUsage);
@@ -269,6 +410,21 @@ TEST_F(TakeoverTest, TheSameCommandLineStartsAndResumes) {
   EXPECT_TRUE(IsFree(device_));
 }
 
+TEST_F(TakeoverTest, AServerThatIsJustEndingIsNotResumedButFollowed) {
+  Expect("truncate -s 16M " + Path("image"));
+  const std::vector<std::string> command = {Loopback(), Path("image"), device_, "--resume"};
+  server_ = Serve(command, device_);
+  for (char i = 0; i < 5; ++i) {
+    EXPECT_EQ(Direct(device_).Write(kMiB, static_cast<char>('a' + i)), 0);
+    const std::unique_ptr<Process> before = std::move(server_);
+    ::kill(before->pid(), SIGTERM);
+    server_ = Serve(command, device_);
+    EXPECT_EQ(before->Wait(), kExitOk) << before->output();
+    EXPECT_TRUE(Direct(device_).Holds(kMiB, static_cast<char>('a' + i)));
+  }
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
 TEST_F(TakeoverTest, SomethingElseIsNotResumed) {
   Expect("truncate -s 16M " + Path("image") + " && truncate -s 16M " + Path("other"));
   server_ = Serve({Loopback(), Path("image"), device_}, device_);
@@ -285,6 +441,53 @@ TEST_F(TakeoverTest, SomethingElseIsNotResumed) {
   EXPECT_EQ(Run({Loopback(), Path("image"), "/dev/nbd9", "--replace"}).code, kExitBusy);
   EXPECT_EQ(Run({Loopback(), Path("image"), "nbd://localhost:0/", "--resume"}).code, kExitUsage);
   EXPECT_EQ(Run({Loopback(), "resize", "/dev/nbd9", "4M"}).code, kExitBusy);
+}
+
+// What a mounted file system lies on has a name that --create would make anew.
+TEST_F(TakeoverTest, NothingIsCreatedInPlaceOfWhatWasServed) {
+  const std::string image = Path("image");
+  const auto command = [&](const char* how) {
+    return std::vector<std::string>{Loopback(), image, "--create", "16M", device_, how};
+  };
+  server_ = Serve(command("--resume"), device_);
+  EXPECT_EQ(Run({Loopback(), "resize", device_, "32M"}).code, kExitOk);
+  std::unique_ptr<Process> before = std::move(server_);
+  server_ = Serve(command("--replace"), device_);
+  EXPECT_EQ(before->Wait(), kExitOk) << before->output();
+  Expect("[ $(blockdev --getsize64 " + device_ + ") = 33554432 ]");
+  fs::rename(image, Path("moved"));
+  EXPECT_EQ(Run(command("--replace")).code, kExitNoSuchDevice);
+  EXPECT_FALSE(fs::exists(image));
+  // The server that ran does not find it either, so it leaves the device.
+  EXPECT_EQ(server_->Wait(seconds(60)), kExitFailure);
+  EXPECT_THAT(server_->output(), HasSubstr("give --resume"));
+  EXPECT_THAT(server_->output(), HasSubstr("is left without a server"));
+  EXPECT_EQ(Run(command("--resume")).code, kExitNoSuchDevice);
+  EXPECT_FALSE(fs::exists(image));
+  fs::rename(Path("moved"), image);
+  server_ = Serve(command("--resume"), device_);
+  EXPECT_EQ(Direct(device_).Write(kMiB, 'c'), 0);
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
+TEST_F(TakeoverTest, WhatWasAttachedByIoctlIsNotReplaced) {
+  server_ = Serve({Memdisk(), "16M", device_, "--ioctl"}, device_);
+  const Result result = Run({Memdisk(), "16M", device_, "--replace"});
+  EXPECT_EQ(result.code, kExitFailure);
+  EXPECT_THAT(result.output, HasSubstr("ends with its server"));
+  EXPECT_EQ(Direct(device_).Write(kMiB, 'i'), 0);
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
+TEST_F(TakeoverTest, AMountedFileSystemGrowsWithItsDevice) {
+  server_ = Serve({Memdisk(), "32M", device_}, device_);
+  Expect("mkfs.ext4 -q " + device_ + " && mkdir " + Mountpoint() + " && mount " + device_ + " " + Mountpoint());
+  EXPECT_EQ(Run({Memdisk(), "resize", device_, "64M"}).code, kExitOk);
+  Expect("resize2fs " + device_ + " && head -c 40M /dev/urandom > " + Path("data") + " && cp " + Path("data") + " " +
+         Mountpoint() + "/data && sync -f " + Mountpoint() + " && umount " + Mountpoint() + " && e2fsck -fn " + device_);
+  Expect("mount " + device_ + " " + Mountpoint() + " && cmp " + Path("data") + " " + Mountpoint() + "/data && umount " +
+         Mountpoint());
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
 }
 
 TEST_F(TakeoverTest, WhatWasInMemoryIsNotResumed) {
