@@ -116,7 +116,7 @@ absl::Status ChecksumRecovery::Decide(DeviceIo& io, std::span<const Mention* con
   sum_(geometry_.salt, number, {bytes, geometry_.block_size}, geometry_.block_size, actual.data());
   const Mention* redo = nullptr;  // the newest content
   Sum base = {};
-  bool matches = BUSE_DEFECT("checksum-recovery-takes-anything");
+  bool matches = false;
   auto mention = newest_first.begin();
   for (; mention != newest_first.end() && !matches; ++mention) {
     const std::byte* sum = (*mention)->sum != nullptr ? (*mention)->sum : base.data();

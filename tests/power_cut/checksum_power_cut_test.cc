@@ -60,5 +60,10 @@ TEST(ChecksumPowerCutTest, WithAnotherHash) {
   ExpectSurvivesPowerCuts<Stack>(test);
 }
 
+TEST(ChecksumPowerCutTest, WithZeroesOfWholePagesOfTheTable) {
+  using Stack = Checksum<CutDisk<>, Sha256>;
+  ExpectSurvivesPowerCuts<Stack>(ZeroedTablePages<Stack, CutDisk<>>());
+}
+
 }  // namespace
 }  // namespace buse::testing
