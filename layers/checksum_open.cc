@@ -50,8 +50,8 @@ absl::Status ChecksumStore::Open(DeviceIo& io, const ChecksumGeometry& geometry,
     if (!status.ok()) return status;
   }
   if (absl::Status status = table_.Allocate(options.table_cache, geometry_); !status.ok()) return status;
-  if (absl::Status status = scratch_.Allocate(kScratch); !status.ok()) return status;
-  if (absl::Status status = head_page_.Allocate(kPage); !status.ok()) return status;
+  if (absl::Status status = scratch_.Open(kScratch); !status.ok()) return status;
+  if (absl::Status status = head_page_.Open(kPage); !status.ok()) return status;
   zeroes_.reserve(1);
   const CommitLock lock(*this);
   if (absl::Status status = ReadHead(io); !status.ok()) return status;
@@ -61,7 +61,7 @@ absl::Status ChecksumStore::Open(DeviceIo& io, const ChecksumGeometry& geometry,
 void ChecksumStore::CheckHeads(DeviceIo& io, const CheckReport& report) {
   const CommitLock lock(*this);
   for (uint64_t offset : geometry_.heads) {
-    const Bytes bytes = head_page_.bytes().first(options_.head_bytes);
+    const Bytes bytes = head_page_.span().first(options_.head_bytes);
     absl::Status status = io.Read(offset, bytes);
     if (status.ok() && ChecksumHead::Decode(geometry_.salt, bytes).has_value()) continue;
     report.flawed(absl::StrFormat("the head of the log at offset %d %s; the other one is used", offset,
@@ -74,14 +74,14 @@ void ChecksumStore::CheckHeads(DeviceIo& io, const CheckReport& report) {
   }
   for (uint64_t i = 0; i < geometry_.slots; ++i) {
     const uint64_t offset = geometry_.log + i * kPage;
-    absl::Status status = io.Read(offset, scratch_.page(0));
+    absl::Status status = io.Read(offset, scratch_.span().first(kPage));
     if (status.ok()) continue;
     report.flawed(absl::StrFormat("the log at offset %d cannot be read: %s", offset, std::string(status.message())));
   }
 }
 
 absl::Status ChecksumStore::ReadHead(DeviceIo& io) {
-  const Bytes bytes = head_page_.bytes().first(options_.head_bytes);
+  const Bytes bytes = head_page_.span().first(options_.head_bytes);
   bool found = false;
   absl::Status unreadable;
   for (uint64_t offset : geometry_.heads) {

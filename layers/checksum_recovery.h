@@ -27,7 +27,7 @@
 #include "layers/checksum_hash.h"
 #include "layers/checksum_log.h"
 #include "layers/device_io.h"
-#include "layers/page_memory.h"
+#include "layers/mapped_array.h"
 
 namespace buse {
 
@@ -80,18 +80,19 @@ class ChecksumRecovery {
   // Reads blocks in place, more at once the longer they are consecutive.
   class Reader {
    public:
-    absl::Status Allocate() { return memory_.Allocate(kWindow); }
+    absl::Status Allocate() { return memory_.Open(kWindow); }
     // Absent where it cannot be read.
     const std::byte* Get(DeviceIo& io, const ChecksumGeometry& geometry, uint64_t block);
 
    private:
     static constexpr uint64_t kWindow = 65536;
-    PageMemory memory_;
+    MappedArray<std::byte> memory_;
     uint64_t first_ = 0;
     uint64_t count_ = 0;
   };
 
   absl::Status ReadLog(DeviceIo& io);
+  Bytes SlotAt(uint64_t index) const { return log_.span().subspan(index * ChecksumGeometry::kPage, ChecksumGeometry::kPage); }
   void Collect();
   void AddRecord(const LogRecord& record, bool settled, const std::byte*& content, const std::byte* content_end);
   void SplitZeroes();
@@ -107,7 +108,7 @@ class ChecksumRecovery {
   const ChecksumGeometry& geometry_;
   const ChecksumHead head_;
   const SumFunction sum_;
-  PageMemory log_;
+  MappedArray<std::byte> log_;
   Reader reader_;
   uint64_t last_ = 0;
   bool complete_ = true;

@@ -26,7 +26,7 @@
 #include "layers/checksum_recovery.h"
 #include "layers/checksum_table.h"
 #include "layers/device_io.h"
-#include "layers/page_memory.h"
+#include "layers/mapped_array.h"
 #include "layers/write_stage.h"
 
 namespace buse {
@@ -165,8 +165,8 @@ class ChecksumStore {
   std::atomic<uint32_t> progress_ = 0;  // changes when another stage is active, and when commit_ was released
 
   std::mutex commit_;  // guards the rest, and is held across calls below
-  PageMemory scratch_;
-  PageMemory head_page_;
+  MappedArray<std::byte> scratch_;
+  MappedArray<std::byte> head_page_;
   ChecksumHead head_;              // the last that was written
   uint64_t last_ = 0;              // sequence, tried or written
   bool log_was_damaged_ = false;   // when it was opened

@@ -28,7 +28,7 @@ absl::Status ChecksumTable::Allocate(uint64_t cache_bytes, const ChecksumGeometr
     given = end;
   }
   dirty_.reserve(frames);
-  return memory_.Allocate(frames * kPage);
+  return memory_.Open(frames * kPage);
 }
 
 uint32_t ChecksumTable::Find(Part& part, uint64_t page) const {

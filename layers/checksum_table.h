@@ -23,13 +23,13 @@
 #include "buse/device.h"
 #include "layers/checksum_geometry.h"
 #include "layers/device_io.h"
-#include "layers/page_memory.h"
+#include "layers/mapped_array.h"
 
 namespace buse {
 
 class ChecksumTable {
  public:
-  static constexpr uint64_t kPage = PageMemory::kPage;
+  static constexpr uint64_t kPage = ChecksumGeometry::kPage;
   static constexpr uint64_t kMinCache = 2 * kPage;
 
   // Once, before anything else. `cache_bytes` is at least kMinCache.
@@ -86,7 +86,7 @@ class ChecksumTable {
   ChecksumGeometry geometry_;
   uint64_t parts_count_ = 0;
   std::unique_ptr<Part[]> parts_;
-  PageMemory memory_;
+  MappedArray<std::byte> memory_;
   std::vector<std::pair<uint64_t, std::byte*>> dirty_;  // of WriteDirty; has room for all
 };
 

@@ -44,6 +44,7 @@ class MappedArray {
   }
 
   size_t size() const { return size_; }
+  std::span<T> span() const { return {data(), size_}; }
   T* data() const { return static_cast<T*>(mapping_.data()); }
   T& operator[](size_t i) const { return data()[i]; }
 

@@ -27,8 +27,8 @@ absl::Status WriteStage::Allocate(uint64_t bytes, uint64_t block_size, SumFuncti
   std::fill_n(buckets_.get(), buckets, kNone);
   pages_ = std::make_unique<Page[]>(capacity_);
   order_ = std::make_unique<uint32_t[]>(capacity_);
-  if (absl::Status status = data_.Allocate(bytes); !status.ok()) return status;
-  return sums_.Allocate(capacity_ * per_page_ * sum_bytes);
+  if (absl::Status status = data_.Open(bytes); !status.ok()) return status;
+  return sums_.Open(capacity_ * per_page_ * sum_bytes);
 }
 
 uint64_t WriteStage::BucketOf(uint64_t number) const {
@@ -76,7 +76,7 @@ uint64_t WriteStage::PutBlocks(uint64_t first, uint64_t count, Fill fill) {
 
 uint64_t WriteStage::Put(uint64_t first, ConstBytes in) {
   return PutBlocks(first, in.size() / block_size_, [&](uint32_t index, uint64_t at, uint64_t count, uint64_t done) {
-    const Bytes to = data_.page(index).subspan(at * block_size_, count * block_size_);
+    const Bytes to = data_.span().subspan(index * kPage + at * block_size_, count * block_size_);
     std::memcpy(to.data(), in.data() + done * block_size_, to.size());
     // Of the copy, which nobody else changes.
     sum_(salt_, first + done, to, block_size_, SumAt(index, at));
@@ -88,7 +88,7 @@ uint64_t WriteStage::Put(uint64_t first, ConstBytes in) {
 
 uint64_t WriteStage::PutZeroes(uint64_t first, uint64_t count, bool release) {
   return PutBlocks(first, count, [&](uint32_t index, uint64_t at, uint64_t n, uint64_t) {
-    std::memset(data_.page(index).data() + at * block_size_, 0, n * block_size_);
+    std::memset(data_.data() + index * kPage + at * block_size_, 0, n * block_size_);
     std::memset(SumAt(index, at), 0, n * sum_bytes_);
     const uint32_t bits = ((1u << n) - 1) << at;
     pages_[index].held |= bits;
@@ -116,7 +116,7 @@ void WriteStage::Get(uint64_t first, Bytes out, std::bitset<kMaxGet>& found) {
     const uint32_t held = index != kNone ? pages_[index].held : 0;
     for (uint64_t i = 0; i < n && held != 0; ++i) {
       if ((held >> (at + i) & 1) == 0 || found[done + i]) continue;
-      std::memcpy(out.data() + (done + i) * block_size_, data_.page(index).data() + (at + i) * block_size_, block_size_);
+      std::memcpy(out.data() + (done + i) * block_size_, data_.data() + index * kPage + (at + i) * block_size_, block_size_);
       found.set(done + i);
     }
     done += n;

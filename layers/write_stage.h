@@ -23,13 +23,13 @@
 #include "absl/status/status.h"
 #include "buse/device.h"
 #include "layers/checksum_hash.h"
-#include "layers/page_memory.h"
+#include "layers/mapped_array.h"
 
 namespace buse {
 
 class WriteStage {
  public:
-  static constexpr uint64_t kPage = PageMemory::kPage;
+  static constexpr uint64_t kPage = 4096;
   // The most blocks that one Get looks for.
   static constexpr size_t kMaxGet = 256;
 
@@ -99,8 +99,8 @@ class WriteStage {
   std::array<std::mutex, kMutexes> mutexes_;
   std::unique_ptr<uint32_t[]> buckets_;  // like what follows, guarded by the mutex of the bucket
   std::unique_ptr<Page[]> pages_;
-  PageMemory data_;
-  PageMemory sums_;
+  MappedArray<std::byte> data_;
+  MappedArray<std::byte> sums_;
   std::unique_ptr<uint32_t[]> order_;
 };
 

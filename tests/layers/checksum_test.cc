@@ -226,6 +226,19 @@ TEST(ChecksumTest, LargeZeroesAreDurableAtOnce) {
   }
 }
 
+// The sums of 32 bytes are in pages for 128 blocks each.
+TEST(ChecksumTest, WholePagesOfTheTableAreClearedWhenTheZeroesAreDurable) {
+  using Wide = Checksum<Full, Sha256>;
+  Rig<Wide> rig({.log = 65536, .stage = 65536, .table_cache = 8192, .below = {.size = kMedium}});
+  ASSERT_TRUE(rig.Write(0, Pattern(rig.size(), 1)).ok());
+  ASSERT_TRUE(rig.Flush().ok());
+  rig.Open();
+  ASSERT_TRUE(Wide::Trim(rig.state(), {0, 256 * 512}).ok());
+  EXPECT_THAT(rig.Changes(), ElementsAre("WriteThrough log", "Trim data", "Flush", "Trim table"));
+  EXPECT_TRUE(rig.Holds(0, std::vector<std::byte>(256 * 512)));
+  EXPECT_TRUE(rig.Holds(256 * 512, ConstBytes(Pattern(rig.size(), 1)).subspan(256 * 512)));
+}
+
 // As mkfs does, whose cost must not be that of the sums.
 TEST(ChecksumTest, ATebibyteIsFormattedAndTrimmedAtOnce) {
   using Large = Checksum<Memory>;
@@ -272,7 +285,8 @@ TEST(ChecksumTest, AFlushOfLittleSyncsOnce) {
   Rig<Stack> rig;
   ASSERT_TRUE(rig.Write(0, Pattern(4096, 1)).ok());
   ASSERT_TRUE(rig.Flush().ok());
-  EXPECT_THAT(rig.Changes(), ElementsAre("WriteThrough log", "Write data"));
+  // The head is not waited for: it only says how far the log goes, in case a slot is lost.
+  EXPECT_THAT(rig.Changes(), ElementsAre("WriteThrough log", "Write data", "Write head"));
   EXPECT_EQ(rig.script().calls[0].range.length, 8192u) << "the sums, and the content";
 }
 
@@ -321,7 +335,8 @@ TEST(ChecksumTest, AFullLogLeadsToACheckpoint) {
   EXPECT_GE(flushes, 3u);
   const std::vector<std::string> changes = rig.Changes();
   const auto table = std::find(changes.begin(), changes.end(), "Write table");
-  EXPECT_THAT(std::vector<std::string>(table - 1, table + 3), ElementsAre("Flush", "Write table", "Flush", "Write head"));
+  EXPECT_THAT(std::vector<std::string>(table - 1, table + 3),
+              ElementsAre("Flush", "Write table", "Flush", "WriteThrough head"));
   EXPECT_TRUE(rig.Holds(0, expected));
   rig.Open();
   EXPECT_TRUE(rig.Holds(0, expected));
@@ -386,7 +401,7 @@ TEST(ChecksumTest, SettledSumsAreTakenWithoutReadingTheirData) {
   rig.script().calls.clear();
   ASSERT_TRUE(rig.TryOpen().ok());
   EXPECT_EQ(rig.Calls("Read", {rig.geometry().data, rig.size()}), 0u);
-  EXPECT_THAT(rig.Changes(), ElementsAre("Flush", "Write table", "Flush", "Write head"));
+  EXPECT_THAT(rig.Changes(), ElementsAre("Flush", "Write table", "Flush", "WriteThrough head"));
   EXPECT_TRUE(rig.Holds(0, Pattern(131072, 1)));
 }
 
@@ -507,6 +522,26 @@ TEST(ChecksumTest, GoodBytesElsewhereAreWrong) {
   std::copy(rig.script().medium.begin() + table, rig.script().medium.end() - 8192, other.script().medium.begin() + table);
   other.Open();
   EXPECT_EQ(other.Read(1024, 512).code(), absl::StatusCode::kDataLoss);
+}
+
+// The content in an older slot must not come back in place of what a lost one had.
+TEST(ChecksumTest, ALostSlotOfTheLogIsNoticed) {
+  Rig<Stack> rig;
+  for (uint64_t seed : {1, 2}) {
+    ASSERT_TRUE(rig.Write(0, Pattern(4096, seed)).ok());
+    ASSERT_TRUE(rig.Flush().ok());
+  }
+  const auto last = std::find_if(rig.script().calls.rbegin(), rig.script().calls.rend(),
+                                 [](const Call& call) { return call.operation == "WriteThrough"; });
+  ASSERT_NE(last, rig.script().calls.rend());
+  std::fill_n(rig.script().medium.begin() + last->range.offset, last->range.length, std::byte{0});
+  rig.Open();
+  EXPECT_EQ(rig.Read(0, 512).code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(rig.Holds(4096, std::vector<std::byte>(4096)));
+  std::string flaws;
+  const auto flawed = [&](absl::string_view what) { absl::StrAppend(&flaws, what); };
+  ASSERT_TRUE(Stack::Check(rig.state(), {[](Range, absl::string_view) {}, flawed, IgnoreProgress}).ok());
+  EXPECT_THAT(flaws, HasSubstr("a part of the log was lost"));
 }
 
 TEST(ChecksumTest, CheckFindsWhatIsDamaged) {

@@ -16,11 +16,16 @@ namespace {
 
 using Stack = Checksum<CutDisk<>>;
 
-std::string Failure(const std::string& defect) {
-  planted_defect = defect;
+PowerCutTest<Stack> Few() {
   PowerCutTest<Stack> test = TinyChecksum<Stack, CutDisk<>>(49152, 512);
   test.states_per_cut = 8;
   test.thread_exhaustive_steps = 0;
+  return test;
+}
+
+template <Device S = Stack>
+std::string Failure(const std::string& defect, const PowerCutTest<S>& test = Few()) {
+  planted_defect = defect;
   const PowerCutReport report = ExplorePowerCuts(test);
   planted_defect.clear();
   std::printf("after %llu states:\n%s\n",
@@ -42,7 +47,14 @@ TEST(ChecksumDefectTest, FindsAFlushThatForgetsWhatIsStaged) { EXPECT_NE(Failure
 
 TEST(ChecksumDefectTest, FindsSumsThatAreSettledBeforeTheirDataIsDurable) { EXPECT_NE(Failure("checksum-settled-early"), ""); }
 
+TEST(ChecksumDefectTest, FindsATableThatIsZeroedBeforeItsDataIsDurable) {
+  using Sums32 = Checksum<CutDisk<>, Sha256>;
+  EXPECT_NE(Failure("checksum-table-zeroed-early", ZeroedTablePages<Sums32, CutDisk<>>()), "");
+}
+
 TEST(ChecksumDefectTest, FindsARecoveryThatTakesTheOldest) { EXPECT_NE(Failure("checksum-recovery-takes-oldest"), ""); }
+
+TEST(ChecksumDefectTest, FindsAHeadThatIsNotDurable) { EXPECT_NE(Failure("checksum-head-not-durable"), ""); }
 
 }  // namespace
 }  // namespace buse::testing

@@ -60,5 +60,20 @@ TEST(ChecksumPowerCutTest, WithAnotherHash) {
   ExpectSurvivesPowerCuts<Stack>(test);
 }
 
+TEST(ChecksumPowerCutTest, WithZeroesOfWholePagesOfTheTable) {
+  using Stack = Checksum<CutDisk<>, Sha256>;
+  ExpectSurvivesPowerCuts<Stack>(ZeroedTablePages<Stack, CutDisk<>>());
+}
+
+// Two writes change more pages of the table than may be dirty, so that there is a checkpoint in the middle of a commit.
+TEST(ChecksumPowerCutTest, WithATableThatIsLargerThanItsCache) {
+  using Stack = Checksum<CutDisk<>, Sha256>;
+  PowerCutTest<Stack> test = TinyChecksum<Stack, CutDisk<>>(196608, 512);
+  test.steps = {{Operation::kWrite, {65024, 1024}}, {Operation::kWriteThrough, {0, 512}}, {Operation::kWrite, {131072, 512}}};
+  test.random_steps = 5;
+  test.thread_exhaustive_steps = 0;
+  ExpectSurvivesPowerCuts<Stack>(test);
+}
+
 }  // namespace
 }  // namespace buse::testing

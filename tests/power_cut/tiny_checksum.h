@@ -45,6 +45,19 @@ PowerCutTest<Stack> TinyChecksum(uint64_t size, uint64_t sector) {
           .states_per_cut = 16};
 }
 
+// Ranges of zeroes that cover whole pages of the table, which are then cleared on the medium at once, and what is written there
+// afterwards. The sums have 32 bytes, so that there are two pages of them.
+template <class Stack, class Disk>
+PowerCutTest<Stack> ZeroedTablePages() {
+  PowerCutTest<Stack> test = TinyChecksum<Stack, Disk>(122880, 512);
+  test.steps = {{Operation::kTrim, {0, 131 * 512}}, {Operation::kWriteThrough, {4096, 8192}}};
+  test.exhaustive_steps = 2;
+  test.random_steps = 5;
+  test.states_per_cut = 8;
+  test.thread_exhaustive_steps = 0;
+  return test;
+}
+
 }  // namespace buse::testing
 
 #endif  // TESTS_POWER_CUT_TINY_CHECKSUM_H_
