@@ -25,11 +25,11 @@
 // Concurrency: that of the device below, which gets no two calls at once that concern the same page. Hits lock one of up to 64
 // shards, for the copy of a page. Every call below holds its pages in a RangeMutex, as else what was read before a write could
 // come into the cache after it; who needs one of these pages from below waits.
-// Cost: memory for `size` bytes of pages, 1.5 to 2 % of that and up to a mebibyte for what is known about them, and buffers of an
-// eighth of the size but no less than 512 KiB and no more than 8 MiB: all allocated in Open, and taken from the system when
-// first used. A hit costs 0.1 µs of CPU for each 4 KiB (bench/cache_benchmark.cc) and, but for View, the copying: nearly nothing
-// where the bytes are in the CPU's cache, 0.4 µs where they are not. A miss reads whole pages, so that a small random read
-// costs 4 KiB, and copies them once or, where it reads ahead, twice.
+// Cost: memory for `size` bytes of pages, 1.5 to 2 % of that and up to a mebibyte for what is known about them, and buffers of
+// an eighth of the size but no less than 512 KiB and no more than 8 MiB: all allocated in Open, and taken from the system when
+// first used. A hit costs 0.1 µs of CPU for each 4 KiB (bench/cache_benchmark.cc) and, but for View, the copying: nearly
+// nothing where the bytes are in the CPU's cache, 0.4 µs where they are not. A miss reads whole pages, so that a small random
+// read costs 4 KiB, and copies them once or, where it reads ahead, twice.
 // Failure: that of the device below. What cannot be written back stays dirty. The error comes back from the Flush that met it,
 // which goes on with the rest, or from the Write that had to make room, and the next one tries again. A read of whole pages
 // that fails is repeated with exactly the bytes that were asked for. What is dirty when the process ends is lost.

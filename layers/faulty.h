@@ -13,9 +13,9 @@
 //   lost         a change is acknowledged and not done; a Flush too, if named
 //   misdirected  a change is acknowledged and done at another offset, which the seed decides, and not at its own
 //   torn         of a change a prefix of sectors is done, perhaps none, and all of it acknowledged
-// At most one of them strikes an operation, the first of the plan; but flips that are not counted belong to the sectors, and come
-// with whatever else befalls the read. What is torn or short ends at a multiple of 512 bytes, or of a block below if that has
-// more.
+// At most one of them strikes an operation, the first of the plan; but flips that are not counted belong to the sectors, and
+// come with whatever else befalls the read. What is torn or short ends at a multiple of 512 bytes, or of a block below if that
+// has more.
 //
 // Family: transform, since bytes may be wrong.
 // Guarantees: without a fault that strikes, that of the device below.

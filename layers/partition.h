@@ -12,8 +12,8 @@
 // not tell: its sectors have 512 bytes unless `sector_size` says otherwise.
 // Concurrency: that of the device below.
 // Cost: one addition per request. Open reads each GPT that comes into question, at most 1024 entries of at most 4096 bytes, or
-// a chain of at most 1024 sectors, in pieces of at most 4096 bytes or of one block below, and keeps 16 bytes of each entry until
-// it returns.
+// a chain of at most 1024 sectors, in pieces of at most 4096 bytes or of one block below, and keeps 16 bytes of each entry
+// until it returns.
 // Failure: that of the device below. Open refuses a table that is damaged, naming the damage, and a partition that does not
 // exist, is the extended one, does not lie where the table has room for partitions, overlaps another or the table, or is not
 // aligned to the blocks below. Where the GPT at the start is damaged but its backup in the last sector is sound, the message

@@ -108,8 +108,8 @@ std::optional<uint64_t> ResizeOfMark(absl::string_view mark);
 // What does not fit the device: kInvalidArgument.
 absl::Status CheckReplay(const WriteLogEntry& entry, uint64_t entry_number, uint64_t size, uint64_t block_size);
 
-// Does to a device what the next `entries` entries of the log did, or all there are if that is less, up to the first error. Where
-// the device has no Resize, those of the log are left out.
+// Does to a device what the next `entries` entries of the log did, or all there are if that is less, up to the first error.
+// Where the device has no Resize, those of the log are left out.
 template <Device D>
 absl::Status Replay(WriteLogReader& log, uint64_t entries, typename D::State& onto) requires CanWrite<D> {
   for (uint64_t i = 0; i < entries; ++i) {

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -266,7 +267,7 @@ const std::vector<int> kLogCalls = {SYS_pwrite64, SYS_ftruncate};
 TEST_F(RecordingTest, AChangeCostsTwoOrThreeSystemCalls) {
   Open();
   std::vector<int> costs;
-  int calls = 0;
+  std::atomic<int> calls = 0;  // counted on one thread, read on the other
   const auto count = [&](const SystemCall&) {
     ++calls;
     return kProceed;

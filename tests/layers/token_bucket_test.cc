@@ -69,8 +69,8 @@ TEST(TokenBucketTest, TheRateIsExactOverManyTokens) {
   EXPECT_NEAR(passed, 1e9 * 4 / 3, 2048) << "4 MiB at 3 MiB a second, rounded up to nanoseconds";
 }
 
-// The guarantee of RateLimit, over every interval between two requests: what began before the second is no more than what flowed
-// in meanwhile, and the burst.
+// The guarantee of RateLimit, over every interval between two requests: what began before the second is no more than what
+// flowed in meanwhile, and the burst.
 TEST(TokenBucketTest, NoIntervalHasMoreThanTheRateAndTheBurst) {
   std::mt19937_64 random(1);
   for (int round = 0; round < 100; ++round) {
