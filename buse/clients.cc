@@ -5,7 +5,6 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <system_error>
 #include <utility>
 
@@ -48,10 +47,6 @@ void Clients::Reap() {
     client.thread.join();
     return true;
   });
-}
-
-bool Clients::AnyRuns() const {
-  return std::any_of(clients_.begin(), clients_.end(), [](const Client& client) { return !client.ended; });
 }
 
 void Clients::StopReceiving() {

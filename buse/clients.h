@@ -41,8 +41,6 @@ class Clients {
   void Disconnect();
 
   size_t count() const { return clients_.size(); }
-  // Whether any still serves.
-  bool AnyRuns() const;
 
  private:
   struct Client {
