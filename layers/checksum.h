@@ -302,6 +302,7 @@ struct Checksum {
   static absl::Status TryReadPiece(State& self, uint64_t first, Bytes out, Damage& damage) {
     Held held;
     self.store.ReadHeld(first, out, held);
+    if (held.none()) return ReadBelow(self, first, out, damage);
     const uint64_t count = out.size() / kBlock;
     for (uint64_t at = 0; at < count;) {
       uint64_t end = at;

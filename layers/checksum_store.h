@@ -56,8 +56,7 @@ class ChecksumStore {
   const ChecksumGeometry& geometry() const { return geometry_; }
 
   // ---- To read: what is held first, then what is below, which is to have the sums. What is below and its sums may change
-  // ---- while
-  // ---- they are read, unless commits are excluded meanwhile.
+  // ---- while they are read, unless commits are excluded meanwhile.
 
   // Copies the blocks from `first` on that are not below, and sets their bits.
   void ReadHeld(uint64_t first, Bytes out, Held& held) {
