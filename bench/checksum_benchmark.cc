@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What Checksum costs: the same requests to a file and to a file under Checksum, in turns, so that whatever else the machine does
-// concerns both. Prints the medians of the rounds, their ratios (1.00: as fast as the file), latencies, and what reaches the file.
+// What Checksum costs: the same requests to a file and to a file under Checksum, in turns, so that whatever else the machine
+// does concerns both. Prints the medians of the rounds, their ratios (1.00: as fast as the file), latencies, and what reaches
+// the file.
 //
-//   bazel run -c opt //bench:checksum_benchmark -- [DIRECTORY [ROUNDS]]
+//   bazel run -c opt //bench:checksum_benchmark -- [DIRECTORY [ROUNDS [WORK]]]
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +26,7 @@
 #include "buse/medium.h"
 #include "layers/checksum.h"
 #include "layers/file_backed.h"
+#include "layers/mapped_array.h"
 #include "layers/operation.h"
 #include "layers/splitmix.h"
 #include "layers/stats.h"
@@ -51,16 +55,18 @@ struct Work {
   bool write;
   bool random;
   bool flush_each;  // or once at the end, where anything is written
+  bool cold;        // nothing is in the page cache
   uint64_t request;
   uint64_t requests;
 };
 
 constexpr Work kWorks[] = {
-    {"sequential read 256k", false, false, false, 256 << 10, 2048},
-    {"sequential write 256k", true, false, false, 256 << 10, 1000},
-    {"random read 4k", false, true, false, 4096, 100000},
-    {"random write 4k", true, true, false, 4096, 30000},
-    {"random write 4k, flush each", true, true, true, 4096, 1000},
+    {"sequential read 256k", false, false, false, false, 256 << 10, 1000},
+    {"sequential read 256k, cold", false, false, false, true, 256 << 10, 1000},
+    {"sequential write 256k", true, false, false, false, 256 << 10, 1000},
+    {"random read 4k", false, true, false, false, 4096, 100000},
+    {"random write 4k", true, true, false, false, 4096, 30000},
+    {"random write 4k, flush each", true, true, true, false, 4096, 1000},
 };
 
 struct Result {
@@ -76,17 +82,24 @@ double Median(std::vector<double> values, double quantile = 0.5) {
   return *at;
 }
 
-// Not zeroes, for which Checksum has no sums, and different each time.
-std::vector<std::byte> Content(uint64_t length, uint64_t seed) {
-  SplitMix64 random(seed);
-  std::vector<std::byte> bytes(length);
-  for (std::byte& b : bytes) b = static_cast<std::byte>(random());
-  return bytes;
-}
+// Aligned like the buffers of a server; not zeroes, for which Checksum has no sums, and different each time.
+class Content {
+ public:
+  Content(uint64_t length, uint64_t seed) {
+    Check(memory_.Open(length));
+    SplitMix64 random(seed);
+    for (std::byte& b : memory_.span()) b = static_cast<std::byte>(random());
+  }
+  Bytes bytes() const { return memory_.span(); }
+
+ private:
+  MappedArray<std::byte> memory_;
+};
 
 template <Device Stack>
 Result Measure(typename Stack::State& state, const Work& work, uint64_t seed) {
-  std::vector<std::byte> bytes = Content(work.request, seed);
+  const Content content(work.request, seed);
+  const Bytes bytes = content.bytes();
   std::vector<double> latencies(work.requests);
   SplitMix64 random(seed);
   const uint64_t places = Stack::Size(state) / work.request;
@@ -106,35 +119,58 @@ Result Measure(typename Stack::State& state, const Work& work, uint64_t seed) {
   return {wall.count(), CpuSeconds() - cpu, Median(latencies), Median(latencies, 0.99)};
 }
 
+// Another descriptor of a file, to decide what of it the page cache holds, after its name is gone.
+class PageCache {
+ public:
+  explicit PageCache(const std::string& path) : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) { unlink(path.c_str()); }
+  PageCache(const PageCache&) = delete;
+  PageCache& operator=(const PageCache&) = delete;
+  ~PageCache() { close(fd_); }
+
+  void Drop() { posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
+  // In large pieces, whatever it was written in.
+  void Fill() {
+    Drop();
+    std::vector<char> piece(1 << 20);
+    for (off_t at = 0; pread(fd_, piece.data(), piece.size(), at) > 0;) at += static_cast<off_t>(piece.size());
+  }
+
+ private:
+  const int fd_;
+};
+
 template <Device Stack>
 std::unique_ptr<typename Stack::State> Filled(const typename Stack::Config& config) {
   if constexpr (CanFormat<Stack>) Check(FormatStack<Stack>(config, [](uint64_t, uint64_t) {}));
   auto state = std::make_unique<typename Stack::State>();
   Check(Stack::Open(config, *state));
-  const std::vector<std::byte> piece = Content(1 << 20, 7);
+  const Content content(1 << 20, 7);
+  const Bytes piece = content.bytes();
   const uint64_t size = Stack::Size(*state);
   for (uint64_t at = 0; at < size; at += piece.size()) {
-    Check(Stack::Write(*state, at, ConstBytes(piece).first(std::min<uint64_t>(piece.size(), size - at))));
+    Check(Stack::Write(*state, at, piece.first(std::min<uint64_t>(piece.size(), size - at))));
   }
   Check(Stack::Flush(*state));
   return state;
 }
 
-void Compare(const std::string& directory, int rounds) {
+void Compare(const std::string& directory, int rounds, const char* only) {
   const std::string plain_path = directory + "/checksum-benchmark-plain-" + std::to_string(getpid());
   const std::string path = directory + "/checksum-benchmark-" + std::to_string(getpid());
   const auto plain = Filled<FileBacked>({.path = plain_path, .create = kDisk});
   const auto summed = Filled<Checksum<FileBacked>>({.below = {.path = path, .create = kDisk}});
-  unlink(plain_path.c_str());
-  unlink(path.c_str());
+  PageCache caches[2] = {PageCache(plain_path), PageCache(path)};
   std::printf("%-29s %10s %10s %6s %6s %21s %21s\n", "", "file", "Checksum", "ratio", "CPU", "file p50/p99",
               "Checksum p50/p99");
   for (const Work& work : kWorks) {
+    if (std::strstr(work.name, only) == nullptr) continue;
+    for (PageCache& cache : caches) cache.Fill();
     std::vector<Result> results[2];
     for (int round = 0; round < rounds; ++round) {
       // Who is first, in turns.
       for (int i = 0; i < 2; ++i) {
         const bool sums = (round + i) % 2 != 0;
+        if (work.cold) caches[sums].Drop();
         results[sums].push_back(sums ? Measure<Checksum<FileBacked>>(*summed, work, round + 1)
                                      : Measure<FileBacked>(*plain, work, round + 1));
       }
@@ -183,6 +219,6 @@ void Count(const std::string& directory) {
 
 int main(int argc, char** argv) {
   const std::string directory = argc > 1 ? argv[1] : "/var/tmp";
-  buse::Compare(directory, argc > 2 ? std::atoi(argv[2]) : 9);
+  buse::Compare(directory, argc > 2 ? std::atoi(argv[2]) : 9, argc > 3 ? argv[3] : "");
   buse::Count(directory);
 }

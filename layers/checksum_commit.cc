@@ -225,8 +225,8 @@ absl::Status ChecksumStore::PutSums(DeviceIo& io, uint64_t first, uint64_t count
   }
 }
 
-// Of whole pages of the table on the medium, which then need not be read. First the data is made durable: the blocks may be written
-// again, and after a power cut they would hold what they did before the zeroes, whose sums would be gone.
+// Of whole pages of the table on the medium, which then need not be read. First the data is made durable: the blocks may be
+// written again, and after a power cut they would hold what they did before the zeroes, whose sums would be gone.
 absl::Status ChecksumStore::ZeroSums(DeviceIo& io, uint64_t first, uint64_t count) {
   const uint64_t per_page = geometry_.sums_per_page();
   const uint64_t begin = (first + per_page - 1) / per_page;

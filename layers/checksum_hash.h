@@ -2,8 +2,8 @@
 //
 // The hashes that Checksum can use, and the sum of a block.
 //
-// The sum of a block of zeroes is zero, so that a fresh medium needs no sums, and that of any other block is not. It is bound to
-// the number of the block and to the salt of the medium: the same bytes elsewhere, or on another medium, have another sum.
+// The sum of a block of zeroes is zero, so that a fresh medium needs no sums, and that of any other block is not. It is bound
+// to the number of the block and to the salt of the medium: the same bytes elsewhere, or on another medium, have another sum.
 //
 // A hash is a type with
 //   kBytes   of its value: 4, 8, 16 or 32

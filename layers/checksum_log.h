@@ -65,8 +65,8 @@ class LogWriter {
   LogWriter(Bytes slots, const ChecksumGeometry& geometry, uint64_t sequence)
       : slots_(slots), geometry_(geometry), sequence_(sequence) {}
 
-  // Appends to the last record where that is possible. False: no slot is left, and nothing was added. A record of sums is for at
-  // most one page of blocks.
+  // Appends to the last record where that is possible. False: no slot is left, and nothing was added. A record of sums is for
+  // at most one page of blocks.
   bool Add(const LogRecord& record);
 
   // To be called with the content of blocks that were added, in their order, when all were and one slot had room for them.

@@ -54,8 +54,8 @@ class ChecksumRecovery {
   ChecksumRecovery(const ChecksumGeometry& geometry, const ChecksumHead& head, SumFunction sum)
       : geometry_(geometry), head_(head), sum_(sum) {}
 
-  // `table` copies the sum that the table has for a block. Errors are those of `table`; what cannot be read of the log or of the
-  // data is taken for damaged.
+  // `table` copies the sum that the table has for a block. Errors are those of `table`; what cannot be read of the log or of
+  // the data is taken for damaged.
   absl::Status Run(DeviceIo& io, absl::FunctionRef<absl::Status(uint64_t block, std::byte* sum)> table);
 
   // The greatest sequence there is, and 0 if nothing was logged since the checkpoint.

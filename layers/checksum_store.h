@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // ChecksumStore: all of Checksum that does not depend on the stack: what is staged, the log, the table, the order in which they
-// are written, and what is made of them when the medium is opened. layers/checksum.h says what lies where, and argues the order.
+// are written, and what is made of them when the medium is opened. layers/checksum.h says what lies where, and argues the
+// order.
 //
 // Any thread may call anything after Open. `io` is always the same device.
 
@@ -54,8 +55,8 @@ class ChecksumStore {
 
   const ChecksumGeometry& geometry() const { return geometry_; }
 
-  // ---- To read: what is held first, then what is below, which is to have the sums. What is below and its sums may change while
-  // ---- they are read, unless commits are excluded meanwhile.
+  // ---- To read: what is held first, then what is below, which is to have the sums. What is below and its sums may change
+  // ---- while they are read, unless commits are excluded meanwhile.
 
   // Copies the blocks from `first` on that are not below, and sets their bits.
   void ReadHeld(uint64_t first, Bytes out, Held& held) {
@@ -78,8 +79,8 @@ class ChecksumStore {
   };
   CommitLock ExcludeCommits() { return CommitLock(*this); }
 
-  // What is known of the block `first` without reading it, and of how many from there on. They are only known to be zeroes where
-  // both the device below and the table say so.
+  // What is known of the block `first` without reading it, and of how many from there on. They are only known to be zeroes
+  // where both the device below and the table say so.
   struct Known {
     uint64_t count = 0;
     Extent::Kind kind = Extent::Kind::kData;

@@ -2,10 +2,10 @@
 //
 // ChecksumTable: the sums of all blocks, as they lie on the medium, through a bounded cache of pages.
 //
-// Any thread may Get. One at a time may Put; what it changed stays in the cache until WriteDirty. Where the cache cannot hold the
-// whole table, Put refuses to change more than half of a part of it before that, so that there is always room for Get. Pages
-// are replaced by the clock algorithm; the cache has up to 16 parts, each with a mutex that is held for a copy of sums and never
-// across a call below.
+// Any thread may Get. One at a time may Put; what it changed stays in the cache until WriteDirty. Where the cache cannot hold
+// the whole table, Put refuses to change more than half of a part of it before that, so that there is always room for Get.
+// Pages are replaced by the clock algorithm; the cache has up to 16 parts, each with a mutex that is held for a copy of sums
+// and never across a call below.
 
 #ifndef LAYERS_CHECKSUM_TABLE_H_
 #define LAYERS_CHECKSUM_TABLE_H_

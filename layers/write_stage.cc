@@ -27,7 +27,7 @@ absl::Status WriteStage::Allocate(uint64_t bytes, uint64_t block_size, SumFuncti
   std::fill_n(buckets_.get(), buckets, kNone);
   pages_ = std::make_unique<Page[]>(capacity_);
   order_ = std::make_unique<uint32_t[]>(capacity_);
-  if (absl::Status status = data_.Open(bytes); !status.ok()) return status;
+  if (absl::Status status = data_.Open(bytes, true); !status.ok()) return status;
   return sums_.Open(capacity_ * per_page_ * sum_bytes);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Power-cut tests of Checksum in which everything is as small as can be, so that commits, checkpoints, the log's end and recovery
-// happen within few steps.
+// Power-cut tests of Checksum in which everything is as small as can be, so that commits, checkpoints, the log's end and
+// recovery happen within few steps.
 
 #ifndef TESTS_POWER_CUT_TINY_CHECKSUM_H_
 #define TESTS_POWER_CUT_TINY_CHECKSUM_H_
