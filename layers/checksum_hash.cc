@@ -29,13 +29,6 @@ void Crc32c::Compute(uint64_t salt, uint64_t block, ConstBytes bytes, std::byte*
   std::memcpy(out, &sum, sizeof(sum));
 }
 
-void Crc32c::ComputeSectors(uint64_t salt, uint64_t first, const std::byte* sectors, std::byte* out) {
-  SectorCrcs sums;
-  for (size_t i = 0; i < kCrcSectors; ++i) sums[i] = SeedOf(salt, first + i);
-  ExtendCrc32cOfSectors(sectors, sums);
-  std::memcpy(out, sums.data(), sizeof(sums));
-}
-
 // Its own seed would cost more than the hash: it derives 192 bytes from it for each call.
 void Xxh3::Compute(uint64_t salt, uint64_t block, ConstBytes bytes, std::byte* out) {
   const uint64_t sum = Mix64(XXH3_64bits(bytes.data(), bytes.size()) + Mix64(salt ^ Mix64(block)));

@@ -9,9 +9,6 @@
 //   kBytes   of its value: 4, 8, 16 or 32
 //   kName    lower case, for fingerprints
 //   static void Compute(uint64_t salt, uint64_t block, ConstBytes bytes, std::byte* out)   `out` has kBytes
-// and maybe
-//   kSectors, static void ComputeSectors(uint64_t salt, uint64_t first, const std::byte* sectors, std::byte* out)
-//            for so many blocks of 512 bytes at once
 
 #ifndef LAYERS_CHECKSUM_HASH_H_
 #define LAYERS_CHECKSUM_HASH_H_
@@ -30,9 +27,7 @@ namespace buse {
 struct Crc32c {
   static constexpr size_t kBytes = 4;
   static constexpr const char* kName = "crc32c";
-  static constexpr size_t kSectors = 8;
   static void Compute(uint64_t salt, uint64_t block, ConstBytes bytes, std::byte* out);
-  static void ComputeSectors(uint64_t salt, uint64_t first, const std::byte* sectors, std::byte* out);
 };
 
 // XXH3, 64 bits: of any damage, one in 2^64 passes. Not made against somebody who chooses what is written.
@@ -76,17 +71,10 @@ void Distinguish(ConstBytes block, std::byte* sum) {
 template <class Hash>
 void SumBlocks(uint64_t salt, uint64_t first, ConstBytes bytes, uint64_t block_size, std::byte* out) {
   const uint64_t count = bytes.size() / block_size;
-  uint64_t done = 0;
-  if constexpr (requires { Hash::kSectors; }) {
-    for (; block_size == 512 && count - done >= Hash::kSectors; done += Hash::kSectors) {
-      Hash::ComputeSectors(salt, first + done, bytes.data() + done * 512, out + done * Hash::kBytes);
-    }
-  }
-  for (; done < count; ++done) {
-    Hash::Compute(salt, first + done, bytes.subspan(done * block_size, block_size), out + done * Hash::kBytes);
-  }
   for (uint64_t i = 0; i < count; ++i) {
-    checksum_internal::Distinguish<Hash>(bytes.subspan(i * block_size, block_size), out + i * Hash::kBytes);
+    const ConstBytes block = bytes.subspan(i * block_size, block_size);
+    Hash::Compute(salt, first + i, block, out + i * Hash::kBytes);
+    checksum_internal::Distinguish<Hash>(block, out + i * Hash::kBytes);
   }
 }
 
