@@ -156,7 +156,8 @@ class SingleThreadExplorer {
 
   std::string ExploreSeed(uint64_t seed) {
     SeededChoices choices(seed);
-    Workload workload(4 + choices.Below(test_.random_steps - 3));
+    const int least = std::min(4, test_.random_steps);
+    Workload workload(least + choices.Below(test_.random_steps - least + 1));
     for (Step& step : workload) step = RandomStep(choices);
     ++report_.random_workloads;
     const Run run = Execute(workload, kNever);
