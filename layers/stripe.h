@@ -27,6 +27,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -77,6 +78,9 @@ struct Stripe {
   static constexpr Description<Config> Describe() {
     return {"stripe", "spreads chunks over several devices in turn", Family::kRemap};
   }
+
+  // For the layers above: where their bytes lie depends on the chunk.
+  static std::string FormatName() { return absl::StrFormat("stripe(%d)", kChunk); }
 
   static absl::Status Open(const Config& config, State& self) {
     if (absl::Status status = OpenLegs(config, self, std::make_index_sequence<kLegs>()); !status.ok()) return status;
