@@ -60,10 +60,10 @@
 // log once more for a while. A write of 4 KiB costs one of 4 KiB, 48 bytes in the log, and a page of the table at the next
 // checkpoint, if it was not dirty yet; a small flush 4 KiB and its content in the log; a read nothing more if the sums are
 // cached, else 4 KiB for 512 KiB of data.
-// Time, beside the same file (bench/checksum_benchmark.cc; one thread): sequential reads of 256 KiB keep 70 % of the throughput
-// where the page cache has them, and nine tenths where the disk must be asked; random reads of 4 KiB keep 75 %. Sequential
-// writes keep half, as they are copied once more and commits wait for the log. Random writes of 4 KiB are as fast as the file's
-// own or faster, since they are put in order, and keep half or more with a flush after each.
+// Time, beside the same file (bench/checksum_benchmark.cc; one thread, two CPUs): sequential reads of 256 KiB keep 71 %
+// of the throughput where the page cache has them, and 97 % where the disk must be asked; random reads of 4 KiB 77 %.
+// Sequential writes with the flush after them keep 70 %, as they are copied once more and commits wait for the log. Random
+// writes of 4 KiB, which are put in order, keep 95 %, and 92 % with a flush after each.
 // Failure: what could not be committed stays in the stage, where it is read, and the next Flush tries again. A Write fails
 // where it has to make room in the stage and the device below fails; others are taken while there is room. When sums could not
 // be logged, a checkpoint comes before the next ones. Slots that cannot be read in Open are taken for damaged.
