@@ -64,7 +64,8 @@
 // of the throughput where the page cache has them, and 97 % where the disk must be asked; random reads of 4 KiB 77 %.
 // Sequential writes with the flush after them keep 70 %, as they are copied once more and commits wait for the log. Random
 // writes of 4 KiB, which are put in order, keep 95 %, and 92 % with a flush after each.
-// Failure: what could not be committed stays in the stage, where it is read, and the next Flush tries again. A Write fails
+// Failure: what is in the stage is lost when the process ends, up to the last Flush. What could not be committed stays there,
+// where it is read, and the next Flush tries again. A Write fails
 // where it has to make room in the stage and the device below fails; others are taken while there is room. When sums could not
 // be logged, a checkpoint comes before the next ones. Slots that cannot be read in Open are taken for damaged.
 //
@@ -128,6 +129,9 @@ struct Checksum {
   static constexpr Concurrency kConcurrency =
       Below::kConcurrency == Concurrency::kParallel ? Concurrency::kParallel : Concurrency::kSerial;
   static constexpr uint32_t kVersion = 1;
+
+  // In the stage.
+  static bool HoldsWrites(const Config&) { return true; }
 
   static constexpr Description<Config, 3> Describe() {
     return {"checksum",

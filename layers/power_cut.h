@@ -80,6 +80,8 @@ struct PowerCut {
     uint64_t seed = 0;
   };
 
+  static bool HoldsWrites(const Config&) { return true; }
+
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Concurrency::kSerial;
 

@@ -27,12 +27,14 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "layers/cache.h"
+#include "layers/checksum.h"
 #include "layers/concat.h"
 #include "layers/file_backed.h"
 #include "layers/log.h"
 #include "layers/memory.h"
 #include "layers/null.h"
 #include "layers/offset.h"
+#include "layers/power_cut.h"
 
 namespace buse {
 namespace {
@@ -157,6 +159,9 @@ TEST(TakeoverTest, WhatAKillCostsIsKnownBeforehand) {
   EXPECT_FALSE(LosesWhenKilled<Log<FileBacked>>({}));
   EXPECT_TRUE(LosesWhenKilled<Log<Cache<FileBacked>>>({}));
   EXPECT_FALSE(LosesWhenKilled<Log<Cache<FileBacked>>>({.below = {.write_through = true}}));
+  EXPECT_TRUE(LosesWhenKilled<Log<Checksum<FileBacked>>>({})) << "what is in its stage";
+  EXPECT_TRUE((LosesWhenKilled<Cache<Checksum<FileBacked>>>({.write_through = true})));
+  EXPECT_TRUE(LosesWhenKilled<PowerCut<FileBacked>>({}));
 }
 
 TEST(TakeoverTest, NothingIsMadeOfWhatShouldBeThere) {
