@@ -17,6 +17,7 @@
 #include "buse/nbd.h"
 #include "buse/operations.h"
 #include "buse/request.h"
+#include "buse/resize_gate.h"
 
 namespace buse {
 
@@ -29,6 +30,8 @@ struct Exported {
   std::function<void(const char* command, Range, const absl::Status&)> on_failure = [](const char*, Range,
                                                                                        const absl::Status&) {};
   Gate<Stack::kConcurrency, Stack::kBlockSize> gate = {};
+  // Of connections whose clients may resize.
+  ResizeGate resize_gate = {};
 
   absl::Status Read(uint64_t offset, Bytes out) {
     return gate.Pass({offset, out.size()}, [&] { return Stack::Read(device, offset, out); });
@@ -101,6 +104,16 @@ struct Exported {
     }
     coarse.Finish();
     return absl::OkStatus();
+  }
+
+  // While nothing else uses the device.
+  absl::Status Resize([[maybe_unused]] uint64_t size) {
+    if constexpr (CanResize<Stack>) {
+      absl::Status status = Stack::Resize(device, size);
+      about.StoreSize(Stack::Size(device));
+      return status;
+    }
+    return NotOffered();
   }
 
  private:

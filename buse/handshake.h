@@ -9,6 +9,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -32,8 +34,9 @@ class Handshake {
   // What the caller's buffer must hold for Advance to make progress.
   static constexpr size_t kBufferSize = nbd::kOptionHeaderSize + kMaxOptionData;
 
-  // `exported` outlives the handshake.
-  explicit Handshake(const nbd::Export& exported) : exported_(exported) {}
+  // Of a server of these exports, at least one, which outlive the handshake. The first is the default export, to which the empty
+  // name leads too.
+  explicit Handshake(std::span<const nbd::Export* const> exports) : exports_(exports) {}
 
   // What the server sends first.
   std::string Greeting() const;
@@ -41,8 +44,9 @@ class Handshake {
   // Takes whole messages from the front of `in`, says how much it took, and appends its answers to `out`.
   Outcome Advance(ConstBytes in, size_t& consumed, std::string& out);
 
-  // After kTransmit.
-  nbd::Terms terms() const;
+  // After kTransmit: the export that was chosen, by its place, and on what terms.
+  size_t chosen() const { return chosen_; }
+  nbd::Terms terms() const { return TermsOf(chosen_); }
 
   // After kClose: why, for the log. Empty where the client asked for the end.
   absl::string_view reason() const { return reason_; }
@@ -56,18 +60,21 @@ class Handshake {
   bool Refused(uint32_t option) const;
   Outcome TakeExportName(absl::string_view name, std::string& out);
   Outcome TakeInfo(uint32_t option, absl::string_view data, std::string& out);
-  void TellOf(uint32_t option, absl::string_view infos, std::string& out) const;
+  void TellOf(size_t which, uint32_t option, absl::string_view infos, std::string& out) const;
   void TakeList(absl::string_view data, std::string& out) const;
   void TakeStyle(uint32_t option, absl::string_view data, std::string& out);
   void TakeMetaContext(uint32_t option, absl::string_view data, std::string& out);
-  bool Offers(absl::string_view name) const;
+  std::optional<size_t> Find(absl::string_view name) const;
+  nbd::Terms TermsOf(size_t which) const;
 
-  const nbd::Export& exported_;
+  const std::span<const nbd::Export* const> exports_;
   Step step_ = Step::kClientFlags;
   bool no_zeroes_ = false;
   nbd::Terms::Replies replies_ = nbd::Terms::Replies::kSimple;
-  // Of the one export there is, whichever of its names was used.
-  bool base_allocation_ = false;
+  // Contexts that were selected, and of which export: of any other, none are.
+  nbd::ContextSet selected_;
+  size_t selected_of_ = 0;
+  size_t chosen_ = 0;
   uint32_t option_ = 0;
   uint32_t skip_ = 0;
   absl::string_view reason_;

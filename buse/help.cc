@@ -105,7 +105,7 @@ void AppendText(absl::string_view title, absl::string_view text, std::string& ou
 // The layer's name, and which it is if there are several: "cache", "cache-2".
 std::string Title(const std::vector<LayerInfo>& layers, size_t index) {
   const size_t before = std::count_if(layers.begin(), layers.begin() + index, [&](const LayerInfo& layer) {
-    return InStack(layer) && layer.name == layers[index].name;
+    return InStack(layer) && layer.name == layers[index].name && layer.of == layers[index].of;
   });
   return before == 0 ? layers[index].name : absl::StrCat(layers[index].name, "-", before + 1);
 }
@@ -116,7 +116,8 @@ std::vector<Section> Sections(const std::vector<LayerInfo>& layers) {
   for (bool in_stack : {true, false}) {
     for (size_t index = 0; index < layers.size(); ++index) {
       if (InStack(layers[index]) != in_stack) continue;
-      const std::string name = in_stack ? Title(layers, index) : layers[index].name;
+      const std::string& of = layers[index].of;
+      const std::string name = absl::StrCat(of, of.empty() ? "" : ": ", in_stack ? Title(layers, index) : layers[index].name);
       Section section = {.title = absl::StrCat("Options of ", name), .rows = {}};
       for (const OptionInfo& option : layers[index].options) {
         if (!option.positional && option.refused.empty()) section.rows.push_back(RowOf(option));
@@ -174,7 +175,11 @@ std::string Help(const Program& program, std::vector<LayerInfo> layers) {
   AppendWrapped(Usage(program, layers), Columns(out), Spaces(Columns(out)), out);
   out += '\n';
   AppendWrapped(Words(program.summary), 0, "", out);
-  if (std::any_of(layers.begin(), layers.end(), InStack)) out += "\nThe stack, outermost first:\n" + Draw(layers, 2);
+  if (std::any_of(layers.begin(), layers.end(), InStack)) {
+    const bool several = std::any_of(layers.begin(), layers.end(), [](const LayerInfo& layer) { return !layer.of.empty(); });
+    out += several ? "\nThe exports, and below each its stack:\n" : "\nThe stack, outermost first:\n";
+    out += Draw(layers, 2);
+  }
   AppendText("Verbs, instead of serving", program.verbs, out);
   const std::vector<Section> sections = Sections(layers);
   size_t label_width = 0;

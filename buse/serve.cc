@@ -115,9 +115,12 @@ void Loop::Accept(int listening_fd) {
 
 absl::Status Loop::Run(Listener listener) {
   const std::string uri = listener.uri();
-  Announce(options_, absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on "), uri,
-           absl::StrCat("Try:  nbdinfo '", uri, "'\n      nbdcopy '", uri, "' copy.img\n      qemu-img info '", uri,
-                        "'\nEnd it with Ctrl-C.\n"));
+  const bool several = service_.exports > 1;
+  const std::string what = several ? absl::StrCat(service_.exports, " exports") : FormatSize(service_.about.size);
+  const std::string advice = several ? absl::StrCat("Try:  nbdinfo --list '", uri, "'\n")
+                                     : absl::StrCat("Try:  nbdinfo '", uri, "'\n      nbdcopy '", uri,
+                                                    "' copy.img\n      qemu-img info '", uri, "'\n");
+  Announce(options_, absl::StrCat(service_.program, ": ", what, " on "), uri, absl::StrCat(advice, "End it with Ctrl-C.\n"));
   for (;;) {
     int ready_fd = -1;
     const bool room = clients_.count() < options_.max_clients;
@@ -153,6 +156,49 @@ Target OwnSocket(const std::string& program) {
   return target;
 }
 
+// The device that --disconnect names, if it is given.
+absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (argument == "--disconnect" && i + 1 < argc) return std::string(argv[i + 1]);
+    if (absl::ConsumePrefix(&argument, "--disconnect=")) return std::string(argument);
+  }
+  return absl::nullopt;
+}
+
+absl::Status Disconnect(const std::string& program, const std::string& device) {
+  // Nobody may be there to answer what the page cache holds.
+  const absl::StatusOr<KernelDevice> found = KernelDevice::Find(device);
+  pid_t pid = 0;
+  const bool dead = found.ok() && absl::SimpleAtoi(found->pid(), &pid) && kill(pid, 0) != 0 && errno == ESRCH &&
+                    absl::IsNotFound(ControlChannel::Connect(found->name()).status());
+  absl::StatusOr<bool> was_attached = DisconnectKernelDevice(device, dead ? kDeadWait : kAliveWait);
+  if (!was_attached.ok()) return was_attached.status();
+  std::printf("%s: %s%s", program.c_str(), device.c_str(), *was_attached ? " is free again\n" : " was free already\n");
+  return absl::OkStatus();
+}
+
+absl::optional<absl::Status> ResizeRequested(const std::string& program, int argc, const char* const* argv) {
+  if (argc < 2 || absl::string_view(argv[1]) != "resize") return absl::nullopt;
+  if (argc != 4) return absl::InvalidArgumentError(absl::StrCat("write: ", program, " resize /dev/nbdN SIZE"));
+  const std::string path = argv[2];
+  const absl::StatusOr<uint64_t> size = ParseSize(argv[3]);
+  if (!size.ok()) return size.status();
+  const absl::StatusOr<KernelDevice> device = KernelDevice::Find(path);
+  if (!device.ok()) return device.status();
+  absl::StatusOr<ControlChannel> channel = ControlChannel::Connect(device->name());
+  if (absl::IsNotFound(channel.status())) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is served by no program of this kind, so it cannot be resized"));
+  }
+  if (!channel.ok()) return channel.status();
+  if (absl::Status status = channel->Send(absl::StrCat(kResizeRequest, *size)); !status.ok()) return status;
+  const absl::StatusOr<ControlMessage> answer = channel->Receive(kResizeWait);
+  if (!answer.ok()) return answer.status();
+  if (absl::Status status = ControlChannel::ErrorIn(*answer); !status.ok()) return status;
+  std::printf("%s: %s has %s now\n", program.c_str(), path.c_str(), FormatSize(*size).c_str());
+  return absl::OkStatus();
+}
+
 constexpr char kExitCodes[] =
     "0  ended as asked, all data flushed\n"
     "1  I/O trouble, or anything not listed here\n"
@@ -165,6 +211,7 @@ constexpr char kExitCodes[] =
 
 void ServeOptions::Restrict(nbd::Export& about) const {
   about.max_payload = static_cast<uint32_t>(max_request);
+  about.resize_limit = resize_limit;
   about.structured_replies = !no_structured_replies;
   about.meta_contexts = !no_meta_context;
   about.extended_headers = !no_extended_headers;
@@ -253,7 +300,7 @@ absl::Status Serve(Service& service, const ServeOptions& options) {
   }
   absl::StatusOr<Target> target = options.target.empty() ? OwnSocket(service.program) : ParseTarget(options.target);
   if (!target.ok()) return target.status();
-  service.about.name = target->export_name;
+  if (!service.named) service.about.name = target->export_name;
   absl::Status status;
   bool served = false;
   if (target->kind == Target::Kind::kKernelDevice) {
@@ -281,7 +328,11 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
   std::string arguments;  // what the layers need, by example
   for (const LayerInfo& layer : layers) {
     for (const OptionInfo& option : layer.options) {
-      if (option.required) absl::StrAppend(&arguments, " ", option.unit == Unit::kBytes ? "128M" : "disk.img");
+      if (!option.required) continue;
+      absl::StrAppend(&arguments, " ",
+                      option.unit == Unit::kBytes ? "128M"
+                      : layer.of.empty()          ? "disk.img"
+                                                  : layer.of + ".img");
     }
   }
   return {.name = name,
@@ -293,46 +344,12 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
           .arguments = arguments};
 }
 
-absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv) {
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view argument = argv[i];
-    if (argument == "--disconnect" && i + 1 < argc) return std::string(argv[i + 1]);
-    if (absl::ConsumePrefix(&argument, "--disconnect=")) return std::string(argument);
+absl::optional<int> RunWithoutStack(const std::string& program, int argc, const char* const* argv) {
+  if (const absl::optional<std::string> device = DisconnectRequested(argc, argv)) {
+    return ExitWith(program, Disconnect(program, *device));
   }
+  if (const absl::optional<absl::Status> resized = ResizeRequested(program, argc, argv)) return ExitWith(program, *resized);
   return absl::nullopt;
-}
-
-absl::Status Disconnect(const std::string& program, const std::string& device) {
-  // Nobody may be there to answer what the page cache holds.
-  const absl::StatusOr<KernelDevice> found = KernelDevice::Find(device);
-  pid_t pid = 0;
-  const bool dead = found.ok() && absl::SimpleAtoi(found->pid(), &pid) && kill(pid, 0) != 0 && errno == ESRCH &&
-                    absl::IsNotFound(ControlChannel::Connect(found->name()).status());
-  absl::StatusOr<bool> was_attached = DisconnectKernelDevice(device, dead ? kDeadWait : kAliveWait);
-  if (!was_attached.ok()) return was_attached.status();
-  std::printf("%s: %s%s", program.c_str(), device.c_str(), *was_attached ? " is free again\n" : " was free already\n");
-  return absl::OkStatus();
-}
-
-absl::optional<absl::Status> ResizeRequested(const std::string& program, int argc, const char* const* argv) {
-  if (argc < 2 || absl::string_view(argv[1]) != "resize") return absl::nullopt;
-  if (argc != 4) return absl::InvalidArgumentError(absl::StrCat("write: ", program, " resize /dev/nbdN SIZE"));
-  const std::string path = argv[2];
-  const absl::StatusOr<uint64_t> size = ParseSize(argv[3]);
-  if (!size.ok()) return size.status();
-  const absl::StatusOr<KernelDevice> device = KernelDevice::Find(path);
-  if (!device.ok()) return device.status();
-  absl::StatusOr<ControlChannel> channel = ControlChannel::Connect(device->name());
-  if (absl::IsNotFound(channel.status())) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " is served by no program of this kind, so it cannot be resized"));
-  }
-  if (!channel.ok()) return channel.status();
-  if (absl::Status status = channel->Send(absl::StrCat(kResizeRequest, *size)); !status.ok()) return status;
-  const absl::StatusOr<ControlMessage> answer = channel->Receive(kResizeWait);
-  if (!answer.ok()) return answer.status();
-  if (absl::Status status = ControlChannel::ErrorIn(*answer); !status.ok()) return status;
-  std::printf("%s: %s has %s now\n", program.c_str(), path.c_str(), FormatSize(*size).c_str());
-  return absl::OkStatus();
 }
 
 std::string BackendOf(const std::vector<LayerInfo>& layers) {

@@ -50,6 +50,7 @@ struct ServeOptions {
   uint64_t max_request = nbd::kMaxPayload;
   uint64_t handshake_timeout = 30;
   uint64_t idle_timeout = 0;
+  uint64_t resize_limit = 0;
   uint64_t spin = 0;
   bool no_structured_replies = false;
   bool no_meta_context = false;
@@ -64,7 +65,7 @@ struct ServeOptions {
   bool replace = false;
   bool quiet = false;
 
-  static constexpr Description<ServeOptions, 20> Describe() {
+  static constexpr Description<ServeOptions, 21> Describe() {
     return {
         "server",
         "serves the device to the kernel or to NBD clients",
@@ -102,6 +103,12 @@ struct ServeOptions {
                "seconds for which an NBD client may ask for nothing, or not take its answers, before it is disconnected; 0: "
                "as long as it likes",
            .max = 31536000},
+          {.field = &ServeOptions::resize_limit,
+           .name = "resize-limit",
+           .help =
+               "let NBD clients change the size of the device, up to this; 0: they may not. What they may add takes space, and "
+               "what they cut off is lost",
+           .unit = Unit::kBytes},
           {.field = &ServeOptions::spin,
            .name = "spin",
            .help = "microseconds for which the thread of an NBD client looks for its next request before it sleeps: 50 to 100 "
@@ -187,8 +194,11 @@ class Takeover;
 // What serving needs to know of an open device.
 struct Service {
   std::string program;  // begins every message
-  nbd::Export& about;   // Serve fills in the name that the target gives it
+  nbd::Export& about;   // the default export; Serve fills in the name that the target gives it
   LimitedLog& log;
+  size_t exports = 1;  // how many there are. A kernel device shows one only
+  // They have names of their own, and the target gives none.
+  bool named = false;
   bool one_call_at_a_time = false;
   // Serve one connected socket until its end. Called from a thread of its own, many at once.
   std::function<absl::Status(int fd)> serve_client;  // negotiation, then requests
@@ -227,13 +237,9 @@ absl::Status Serve(Service& service, const ServeOptions& options);
 // What --help says of the program that `layers` make.
 Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers);
 
-// The device that --disconnect names, if it is given: then nothing else is needed on the command line, and nothing else is
-// done.
-absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv);
-absl::Status Disconnect(const std::string& program, const std::string& device);
-
-// "PROGRAM resize DEVICE SIZE": has the server of a kernel device change its size. Absent: it is not what was asked for.
-absl::optional<absl::Status> ResizeRequested(const std::string& program, int argc, const char* const* argv);
+// What needs no stack: "--disconnect DEVICE", which frees a kernel device, and "PROGRAM resize DEVICE SIZE", which has the server of
+// one change its size. Returns the exit code; nothing: neither was asked for. Then nothing else is needed on the command line.
+absl::optional<int> RunWithoutStack(const std::string& program, int argc, const char* const* argv);
 
 // What names a stack's data on the command line: the texts that its leaves take by position. For ServeOptions::backend.
 std::string BackendOf(const std::vector<LayerInfo>& layers);

@@ -24,20 +24,24 @@ constexpr uint32_t kErrUnsup = 0x80000001, kErrInvalid = 0x80000003, kErrUnknown
 constexpr uint32_t kErrExtHeaderReqd = 0x8000000a;
 const std::string kFixed = Big(4, 1), kFixedNoZeroes = Big(4, 3);
 
-const nbd::Export kExport = {
-    .name = "disk", .description = "a disk", .size = 0x123456789a, .flags = 0x0565, .has_extents = true};
+const nbd::Export kExport = {.name = "disk",
+                             .description = "a disk",
+                             .size = 0x123456789a,
+                             .flags = 0x0565,
+                             .contexts = nbd::ContextSet().With(nbd::kBaseAllocation)};
 
 struct Session {
   Outcome outcome = Outcome::kMore;
   std::string out;
   std::string unread;
   std::string reason;
+  size_t chosen = 0;
   nbd::Terms terms;
 };
 
 // Feeds `in` in pieces of at most `chunk` bytes, as a connection would.
-Session Talk(const std::string& in, size_t chunk = SIZE_MAX, const nbd::Export& exported = kExport) {
-  Handshake handshake(exported);
+Session Talk(const std::string& in, size_t chunk, std::span<const nbd::Export* const> exports) {
+  Handshake handshake(exports);
   Session session;
   std::string buffer;
   size_t fed = 0;
@@ -52,8 +56,14 @@ Session Talk(const std::string& in, size_t chunk = SIZE_MAX, const nbd::Export& 
   }
   session.unread = buffer + in.substr(fed);
   session.reason = std::string(handshake.reason());
+  session.chosen = handshake.chosen();
   session.terms = handshake.terms();
   return session;
+}
+
+Session Talk(const std::string& in, size_t chunk = SIZE_MAX, const nbd::Export& exported = kExport) {
+  const nbd::Export* const exports[] = {&exported};
+  return Talk(in, chunk, exports);
 }
 
 std::string InfoRequest(const std::string& name, std::initializer_list<uint16_t> wanted) {
@@ -64,7 +74,10 @@ std::string InfoRequest(const std::string& name, std::initializer_list<uint16_t>
 
 const std::string kInfoExportReply = Big(2, 0) + Big(8, 0x123456789a) + Big(2, 0x0565);
 
-TEST(HandshakeTest, GreetsAsFixedNewstyle) { EXPECT_EQ(Handshake(kExport).Greeting(), "NBDMAGICIHAVEOPT" + Big(2, 3)); }
+TEST(HandshakeTest, GreetsAsFixedNewstyle) {
+  const nbd::Export* const exports[] = {&kExport};
+  EXPECT_EQ(Handshake(exports).Greeting(), "NBDMAGICIHAVEOPT" + Big(2, 3));
+}
 
 TEST(HandshakeTest, UnknownClientFlagsEndTheSession) {
   const Session session = Talk(Big(4, 4) + ClientOption(kList, ""));
@@ -243,7 +256,7 @@ TEST(HandshakeTest, ContextsAreListed) {
     EXPECT_EQ(list({query}), ack) << query;
   }
   nbd::Export mute = kExport;
-  mute.has_extents = false;
+  mute.contexts = {};
   EXPECT_EQ(list({}, mute), ack);
   EXPECT_EQ(list({"base:allocation"}, mute), ack);
 }
@@ -255,15 +268,15 @@ TEST(HandshakeTest, ContextsAreSet) {
   const Session session = set({"base:allocation", "base:allocation"});
   EXPECT_EQ(session.out.substr(20, 59),
             OptionReply(kSetMetaContext, kRepMetaContext, Big(4, 1) + "base:allocation") + OptionReply(kSetMetaContext, kAck));
-  EXPECT_TRUE(session.terms.base_allocation);
+  EXPECT_TRUE(session.terms.contexts.has(nbd::kBaseAllocation));
   for (const std::vector<std::string>& queries :
        {std::vector<std::string>{}, {"base:"}, {"base:other"}, {"qemu:allocation-depth"}}) {
     const Session none = set(queries);
     EXPECT_EQ(Replies(none, kSetMetaContext), std::vector<uint32_t>{kAck});
-    EXPECT_FALSE(none.terms.base_allocation);
+    EXPECT_FALSE(none.terms.contexts.has(nbd::kBaseAllocation));
   }
   const Session wide = Talk(kFixed + kExtended + ClientOption(kSetMetaContext, Queries("", {"base:allocation"})) + kGoDisk);
-  EXPECT_TRUE(wide.terms.base_allocation);
+  EXPECT_TRUE(wide.terms.contexts.has(nbd::kBaseAllocation));
   EXPECT_EQ(wide.terms.flags, 0x0565 | 0x80 | 0x1000) << "DF and BLOCK_STATUS_PAYLOAD";
 }
 
@@ -277,18 +290,18 @@ TEST(HandshakeTest, EachSetReplacesTheOneBeforeEvenWhereItFails) {
       ClientOption(kSetMetaContext, std::string(9000, 'x')),
   };
   for (const std::string& other : others) {
-    EXPECT_FALSE(Talk(kFixed + kStructured + good + other + kGoDisk).terms.base_allocation);
-    EXPECT_TRUE(Talk(kFixed + kStructured + other + good + kGoDisk).terms.base_allocation);
+    EXPECT_FALSE(Talk(kFixed + kStructured + good + other + kGoDisk).terms.contexts.has(nbd::kBaseAllocation));
+    EXPECT_TRUE(Talk(kFixed + kStructured + other + good + kGoDisk).terms.contexts.has(nbd::kBaseAllocation));
   }
-  EXPECT_TRUE(
-      Talk(kFixed + kStructured + good + ClientOption(kListMetaContext, Queries("disk", {})) + kGoDisk).terms.base_allocation)
+  EXPECT_TRUE(Talk(kFixed + kStructured + good + ClientOption(kListMetaContext, Queries("disk", {})) + kGoDisk)
+                  .terms.contexts.has(nbd::kBaseAllocation))
       << "a list changes nothing";
 }
 
 TEST(HandshakeTest, ContextsNeedStructuredReplies) {
   const Session session = Talk(kFixed + ClientOption(kSetMetaContext, Queries("disk", {"base:allocation"})) + kGoDisk);
   EXPECT_EQ(Replies(session, kSetMetaContext), std::vector<uint32_t>{kErrInvalid});
-  EXPECT_FALSE(session.terms.base_allocation);
+  EXPECT_FALSE(session.terms.contexts.has(nbd::kBaseAllocation));
 }
 
 TEST(HandshakeTest, ContextsOfAnUnknownExportAreAnError) {
@@ -324,6 +337,57 @@ TEST(HandshakeTest, MalformedQueriesAreInvalidAndTheSessionGoesOn) {
       EXPECT_EQ(session.outcome, Outcome::kTransmit);
     }
   }
+}
+
+// ---- Several exports.
+
+const nbd::Export kSecond = {.name = "second", .description = "another", .size = 4096, .flags = 0x0003, .min_block = 512};
+const nbd::Export* const kBoth[] = {&kExport, &kSecond};
+
+TEST(HandshakeTest, ListNamesEveryExport) {
+  EXPECT_EQ(Talk(kFixed + ClientOption(kList, ""), SIZE_MAX, kBoth).out,
+            OptionReply(kList, kServer, Big(4, 4) + "diska disk") + OptionReply(kList, kServer, Big(4, 6) + "secondanother") +
+                OptionReply(kList, kAck));
+}
+
+TEST(HandshakeTest, AnExportIsChosenByItsNameAndTheFirstByNone) {
+  const std::string second = OptionReply(kGo, kRepInfo, Big(2, 0) + Big(8, 4096) + Big(2, 3)) +
+                             OptionReply(kGo, kRepInfo, Big(2, 3) + Big(4, 512) + Big(4, 4096) + Big(4, 33554432)) +
+                             OptionReply(kGo, kAck);
+  const Session by_go = Talk(kFixed + ClientOption(kGo, InfoRequest("second", {})), SIZE_MAX, kBoth);
+  EXPECT_EQ(by_go.out, second);
+  EXPECT_EQ(by_go.chosen, 1u);
+  EXPECT_EQ(by_go.terms.flags, 3);
+  const Session by_name = Talk(kFixedNoZeroes + ClientOption(kExportName, "second"), SIZE_MAX, kBoth);
+  EXPECT_EQ(by_name.out, Big(8, 4096) + Big(2, 3));
+  EXPECT_EQ(by_name.chosen, 1u);
+  EXPECT_EQ(Talk(kFixed + ClientOption(kGo, InfoRequest("", {})), SIZE_MAX, kBoth).chosen, 0u);
+  EXPECT_EQ(Talk(kFixedNoZeroes + ClientOption(kExportName, ""), SIZE_MAX, kBoth).chosen, 0u);
+  // INFO chooses nothing.
+  const Session other = Talk(kFixed + ClientOption(kInfo, InfoRequest("second", {})) + kGoDisk, SIZE_MAX, kBoth);
+  EXPECT_EQ(other.chosen, 0u);
+  EXPECT_EQ(Talk(kFixed + ClientOption(kGo, InfoRequest("third", {})) + kGoDisk, SIZE_MAX, kBoth).chosen, 0u);
+}
+
+TEST(HandshakeTest, ContextsBelongToTheExportTheyWereSetFor) {
+  nbd::Export second = kSecond;
+  second.contexts = nbd::ContextSet().With(nbd::kBaseAllocation);
+  const nbd::Export* const both[] = {&kExport, &second};
+  const auto set = [](const std::string& name) { return ClientOption(kSetMetaContext, Queries(name, {"base:allocation"})); };
+  const auto go = [](const std::string& name) { return ClientOption(kGo, InfoRequest(name, {})); };
+  const auto has = [&](const std::string& options) {
+    return Talk(kFixed + kExtended + options, SIZE_MAX, both).terms.contexts.has(nbd::kBaseAllocation);
+  };
+  EXPECT_TRUE(has(set("second") + go("second")));
+  EXPECT_FALSE(has(set("disk") + go("second"))) << "as if none had been set";
+  EXPECT_FALSE(has(set("second") + go("")));
+  EXPECT_FALSE(has(set("second") + set("disk") + go("second"))) << "the last one counts";
+  EXPECT_TRUE(has(set("disk") + set("second") + go("second")));
+  EXPECT_FALSE(has(set("second") + ClientOption(kSetMetaContext, Queries("none", {"base:allocation"})) + go("second")));
+  EXPECT_TRUE(has(set("") + go("disk"))) << "two names of one export";
+  // What is told of another export does not claim them either.
+  const Session session = Talk(kFixed + kExtended + set("disk") + go("second"), SIZE_MAX, both);
+  EXPECT_EQ(session.terms.flags & 0x1000, 0) << "no BLOCK_STATUS_PAYLOAD";
 }
 
 TEST(HandshakeTest, AThousandQueriesFitAndEachContextIsToldOnce) {

@@ -66,13 +66,15 @@ void RunDialogue(uint8_t choice, const std::string& requests, const typename Sta
                               .about = {.size = dialogue.disk.size(),
                                         .flags = nbd::TransmissionFlags<Stack>(),
                                         .min_block = static_cast<uint32_t>(Stack::kBlockSize),
-                                        .has_extents = CanExtents<Stack>}};
+                                        .contexts = nbd::ContextsOf<Stack>()}};
   Bytestream stream = {.in = NegotiationOf(choice) + requests};
   if ((choice & kChoosePieces) != 0) stream.chunk = 17;
-  auto connection = std::make_unique<Connection<Stack, ByteTransport>>(exported, ByteTransport(stream), *Buffers::Create());
-  const absl::StatusOr<bool> agreed = connection->Negotiate();
-  if (!agreed.ok() || !*agreed) MustBeRight("no agreement");
+  const nbd::Export* const exports[] = {&exported.about};
+  ByteTransport transport(stream);
+  const absl::StatusOr<std::optional<Agreement>> agreed = Negotiate(transport, exports);
+  if (!agreed.ok() || !agreed->has_value()) MustBeRight("no agreement");
   const size_t negotiated = stream.out.size();
+  const auto connection = std::make_unique<Connection<Stack, ByteTransport>>(exported, transport, *Buffers::Create(), **agreed);
   const absl::Status status = connection->Transmit();
   dialogue.context = CanExtents<Stack> && (choice & kChooseContext) != 0 && dialogue.style != Dialogue::Style::kSimple;
   dialogue.replies = stream.out.substr(negotiated);

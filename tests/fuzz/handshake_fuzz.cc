@@ -51,10 +51,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                       .description = "a disk",
                                       .size = 1 << 20,
                                       .flags = 0x0d6d,
-                                      .has_extents = (choice & 2) == 0,
+                                      .contexts = buse::nbd::ContextSet().With(buse::nbd::kBaseAllocation, (choice & 2) == 0),
                                       .structured_replies = (choice & 4) == 0,
                                       .extended_headers = (choice & 8) == 0};
-  Handshake handshake(exported);
+  const buse::nbd::Export* const exports[] = {&exported};
+  Handshake handshake(exports);
   const std::span<const uint8_t> in(data + 1, size - 1);
   std::string buffer;
   Handshake::Outcome outcome = Handshake::Outcome::kMore;
@@ -77,7 +78,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (outcome == Handshake::Outcome::kMore && buffer.size() > Handshake::kBufferSize) MustBeRight("too much is kept");
   }
   const buse::nbd::Terms terms = handshake.terms();
-  if (terms.base_allocation && (terms.replies == buse::nbd::Terms::Replies::kSimple || !exported.has_extents)) {
+  if (!terms.contexts.empty() && (terms.replies == buse::nbd::Terms::Replies::kSimple || exported.contexts.empty())) {
     MustBeRight("a context was agreed on that cannot be used");
   }
   if (!exported.structured_replies && terms.replies != buse::nbd::Terms::Replies::kSimple)

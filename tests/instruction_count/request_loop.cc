@@ -16,11 +16,13 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "buse/connection.h"
+#include "buse/negotiation.h"
 #include "layers/memory.h"
 #include "layers/passthrough.h"
 #include "tests/wire.h"
@@ -107,9 +109,15 @@ template <class Stack>
   // So that reads find bytes, and not a hole.
   if (!Stack::Write(*state, 0, std::vector<std::byte>(kSize, std::byte{1})).ok()) return 1;
   Exported<Stack> exported = {.device = *state, .about = {.size = kSize, .flags = nbd::TransmissionFlags<Stack>()}};
-  auto connection = std::make_unique<Connection<Stack, Batches>>(exported, Batches(negotiation, batch, requests / kBatch),
-                                                                 *Buffers::Create());
-  if (!negotiation.empty() && !connection->Negotiate().ok()) return 1;
+  Batches client(negotiation, batch, requests / kBatch);
+  Agreement agreement = {.terms = {.flags = exported.about.flags}};
+  if (!negotiation.empty()) {
+    const nbd::Export* const exports[] = {&exported.about};
+    absl::StatusOr<std::optional<Agreement>> agreed = Negotiate(client, exports);
+    if (!agreed.ok() || !agreed->has_value()) return 1;
+    agreement = **agreed;
+  }
+  auto connection = std::make_unique<Connection<Stack, Batches>>(exported, client, *Buffers::Create(), agreement);
   const uint64_t before = allocations;
   if (!connection->Transmit().ok()) return 1;
   return allocations == before ? 0 : 3;
