@@ -155,6 +155,7 @@ TEST_F(AttachmentTest, NorThoseThatALayerStarts) {
     EXPECT_EQ(Server<Helped>::Main(static_cast<int>(arguments.size()), argv.data()), kExitOk);
   });
   EXPECT_TRUE(WaitUntil([&] { return Sys("size") == "32768\n"; }, seconds(20)));
+  EXPECT_TRUE(WaitUntil([&] { return helper != 0; }, seconds(20)));  // it may not have run yet
   const std::string task = "/proc/self/task/" + std::to_string(helper.load());
   EXPECT_NE(FlagsOf(task) & kPfMemallocNoio, 0u);
   EXPECT_TRUE(WaitUntil([&] { return fs::exists("/run/buse/" + device_.substr(5) + ".sock"); }, seconds(20)));
