@@ -28,6 +28,7 @@
 #include "buse/nbd.h"
 #include "buse/options.h"
 #include "buse/serve.h"
+#include "buse/service_manager.h"
 #include "buse/signals.h"
 #include "buse/size.h"
 #include "buse/takeover.h"
@@ -179,6 +180,9 @@ class Server {
     }
     if (!target.ok()) return ExitWith(program.name, target);
     if (options.backend.empty()) options.backend = BackendOf(layers);
+    if (options.fork) {
+      if (absl::Status gone = GoToBackground(); !gone.ok()) return ExitWith(program.name, gone);
+    }
     // Logging is a layer, so that it costs nothing when it is not asked for.
     return ExitWith(program.name, options.verbose ? OpenAndServe<Log<Stack>>(program.name, {.below = config}, options)
                                                   : OpenAndServe<Stack>(program.name, config, options));
@@ -193,6 +197,7 @@ class Server {
       return absl::InvalidArgumentError("--replace: the server that runs has another stack");
     }
     if (!takeover->device().empty()) MakeNothing<D>(config);
+    if (ServesKernel(options)) BecomeIoFlusher();  // so that threads that a layer starts are, too
     absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
     // A server that was killed, or is about to end, may not quite have let go of its files.
     if (options.resume || options.replace) {
