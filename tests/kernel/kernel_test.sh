@@ -12,11 +12,12 @@ die() {
 
 suite=$(readlink -e "tests/kernel/${BUSE_KERNEL_SUITE:-suite}")
 limit=${BUSE_TEST_LIMIT:-240}
-export BUSE_MEMDISK BUSE_LOOPBACK BUSE_RAMDISK BUSE_SAFEDISK
+export BUSE_MEMDISK BUSE_LOOPBACK BUSE_RAMDISK BUSE_SAFEDISK BUSE_RAID
 BUSE_MEMDISK=$(readlink -e examples/memdisk)
 BUSE_LOOPBACK=$(readlink -e examples/loopback)
 BUSE_RAMDISK=$(readlink -e tests/c/ramdisk)
 BUSE_SAFEDISK=$(readlink -e examples/safedisk || true)  # for its own test alone
+BUSE_RAID=$(readlink -e examples/raid || true)  # the same
 export PATH=$PATH:/usr/sbin:/sbin
 # Bazel's report files are not writable in the guest; the log has it all.
 unset XML_OUTPUT_FILE GTEST_OUTPUT TEST_PREMATURE_EXIT_FILE TEST_WARNINGS_OUTPUT_FILE
