@@ -32,6 +32,7 @@
 #include "buse/kernel_device.h"
 #include "buse/listener.h"
 #include "buse/serve_kernel.h"
+#include "buse/service_manager.h"
 #include "buse/signals.h"
 #include "buse/size.h"
 #include "buse/status.h"
@@ -272,11 +273,20 @@ size_t ServeOptions::ConnectionCount(bool one_call_at_a_time) const {
 void Announce(const ServeOptions& options, const std::string& what, const std::string& where, const std::string& advice) {
   std::fputs(options.quiet ? absl::StrCat(where, "\n").c_str() : absl::StrCat(what, where, "\n", advice).c_str(), stdout);
   std::fflush(stdout);
+  if (absl::Status told = NotifyServiceManager(absl::StrCat("READY=1\nSTATUS=serves on ", where)); !told.ok()) {
+    std::fputs(absl::StrCat(told.message(), "\n").c_str(), stderr);
+  }
+  TellThatItServes();
 }
 
 void EnterCallersFolder() {
   const char* folder = std::getenv("BUILD_WORKING_DIRECTORY");
   if (folder != nullptr && chdir(folder) != 0) std::perror(folder);
+}
+
+bool ServesKernel(const ServeOptions& options) {
+  const absl::StatusOr<Target> target = ParseTarget(options.target);
+  return target.ok() && target->kind == Target::Kind::kKernelDevice;
 }
 
 absl::Status CheckTarget(const ServeOptions& options) {

@@ -64,6 +64,7 @@ struct ServeOptions {
   bool resume = false;
   bool replace = false;
   bool quiet = false;
+  bool fork = false;
 
   static constexpr Description<ServeOptions, 21> Describe() {
     return {
@@ -159,7 +160,11 @@ struct ServeOptions {
           {.field = &ServeOptions::quiet,
            .name = "quiet",
            .help = "print nothing but the device or URI, on a line of its own, once it is served",
-           .letter = 'q'}}}};
+           .letter = 'q'},
+          {.field = &ServeOptions::fork,
+           .name = "fork",
+           .help =
+               "go to the background: the command ends with 0 once it serves, or with the exit code of what hindered it"}}}};
   }
 
   // What an NBD client is not to be offered.
@@ -217,11 +222,15 @@ struct Service {
   Takeover* takeover = nullptr;
 };
 
-// Says on standard output that what is served: "WHAT WHERE" on a line, then the advice; when it is to be quiet, WHERE alone.
+// Says that it serves. On standard output: "WHAT WHERE" on a line, then the advice; when it is to be quiet, WHERE alone. Then to
+// the service manager, and to whoever waits for --fork.
 void Announce(const ServeOptions& options, const std::string& what, const std::string& where, const std::string& advice);
 
 // Under `bazel run`, goes to the folder it was called from, so that a relative path means what was typed.
 void EnterCallersFolder();
+
+// Whether the target is a kernel device.
+bool ServesKernel(const ServeOptions& options);
 
 // What can be said against the target and its options before anything is opened or created. Errors as those of Serve.
 absl::Status CheckTarget(const ServeOptions& options);

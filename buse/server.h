@@ -26,6 +26,7 @@
 #include "buse/options.h"
 #include "buse/serve.h"
 #include "buse/served_export.h"
+#include "buse/service_manager.h"
 #include "buse/signals.h"
 #include "buse/takeover.h"
 #include "buse/transport.h"
@@ -98,6 +99,7 @@ absl::Status OpenAndServe(const std::string& program, typename D::Config config,
     return absl::InvalidArgumentError("--replace: the server that runs has another stack");
   }
   if (!takeover->device().empty()) MakeNothing<D>(config);
+  if (ServesKernel(options)) BecomeIoFlusher();  // so that threads that a layer starts are, too
   absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
   // A server that was killed, or is about to end, may not quite have let go of its files.
   if (options.resume || options.replace) {
@@ -125,6 +127,9 @@ typename MaybeLog<kLogged, Stack>::Config MaybeLogConfig(typename Stack::Config 
 template <Device Stack>
 absl::Status OpenAndServeOrLog(const std::string& program, const typename Stack::Config& config, const ServeOptions& options,
                                const std::string& name = "") {
+  if (options.fork) {
+    if (absl::Status gone = GoToBackground(); !gone.ok()) return gone;
+  }
   return options.verbose ? OpenAndServe<Log<Stack>>(program, {.below = config}, options, name)
                          : OpenAndServe<Stack>(program, config, options, name);
 }

@@ -53,9 +53,13 @@ absl::Status ChecksumStore::Open(DeviceIo& io, const ChecksumGeometry& geometry,
   if (absl::Status status = scratch_.Open(kScratch); !status.ok()) return status;
   if (absl::Status status = head_page_.Open(kPage); !status.ok()) return status;
   zeroes_.reserve(1);
-  const CommitLock lock(*this);
-  if (absl::Status status = ReadHead(io); !status.ok()) return status;
-  return Recover(io, sum);
+  {
+    const CommitLock lock(*this);
+    if (absl::Status status = ReadHead(io); !status.ok()) return status;
+    if (absl::Status status = Recover(io, sum); !status.ok()) return status;
+  }
+  if (!options.writable || !options.committer) return absl::OkStatus();
+  return committer_.Start([this, &io] { CommitIfFull(io); });
 }
 
 void ChecksumStore::CheckHeads(DeviceIo& io, const CheckReport& report) {

@@ -35,7 +35,11 @@ absl::Status ChecksumStore::Stage(DeviceIo& io, uint64_t first, uint64_t count, 
     WriteStage& stage = EnterActive(index);
     done += put(stage, first + done, done, count - done);
     LeaveActive(index);
-    if (done == count) return absl::OkStatus();
+    if (done == count) {
+      // Early, so that the next one need not wait.
+      if (committer_.started() && stage.full()) committer_.Ask();
+      return absl::OkStatus();
+    }
     if (absl::Status status = MakeRoom(io, stage); !status.ok()) return status;
   }
 }
@@ -64,6 +68,7 @@ void ChecksumStore::ReadHeldSlowly(uint64_t first, Bytes out, Held& held) {
   // found was put in place.
   const size_t active = active_.load();
   for (size_t index : {active, 1 - active}) {
+    if (BUSE_DEFECT("checksum-sealed-not-read") && index != active) continue;
     if (!stages_[index].empty()) stages_[index].Get(first, out, held);
   }
   if (!has_zeroes_.load(std::memory_order_acquire)) return;
@@ -136,7 +141,21 @@ absl::Status ChecksumStore::FinishZeroes(DeviceIo& io) {
 
 absl::Status ChecksumStore::Flush(DeviceIo& io) {
   if (!options_.writable) return absl::OkStatus();
-  const CommitLock lock(*this);
+  if (BUSE_DEFECT("checksum-flush-past-committer")) {
+    if (!commit_.try_lock()) return absl::OkStatus();
+    commit_.unlock();
+  }
+  absl::Status status;
+  {
+    const CommitLock lock(*this);
+    status = FlushLocked(io);
+  }
+  // What failed may have been lost below though it is said to be durable there now.
+  status.Update(committer_.TakeError());
+  return status;
+}
+
+absl::Status ChecksumStore::FlushLocked(DeviceIo& io) {
   if (BUSE_DEFECT("checksum-early-acknowledgement") && !unflushed_) return absl::OkStatus();
   if (absl::Status status = CommitAll(io, true); !status.ok()) return status;
   if (unflushed_) return Settle(io);

@@ -37,6 +37,7 @@ struct Script {
   std::vector<std::byte> medium;
   std::vector<Call> calls;
   std::mutex mutex;
+  std::mutex bytes;  // guards the medium of a kParallel leaf
 
   absl::Status Next(std::string operation, Range range) {
     std::lock_guard lock(mutex);
@@ -71,8 +72,19 @@ struct BasicBare {
   static uint64_t Size(const State& self) { return self.script->medium.size(); }
   static absl::Status Read(State& self, uint64_t offset, Bytes out) {
     absl::Status status = self.script->Next("Read", {offset, out.size()});
+    [[maybe_unused]] const auto lock = HoldBytes(self);
     if (status.ok()) std::memcpy(out.data(), self.script->medium.data() + offset, out.size());
     return status;
+  }
+
+  // Where calls may overlap, their outcome is to be one of a disk's, whole blocks. Where they may not, one that does is the race
+  // that ThreadSanitizer is to find.
+  static auto HoldBytes(State& self) {
+    if constexpr (kConcurrency == Concurrency::kParallel) {
+      return std::unique_lock(self.script->bytes);
+    } else {
+      return nullptr;
+    }
   }
 };
 
@@ -95,6 +107,7 @@ struct BasicWriter {
 
   static absl::Status Put(State& self, const char* operation, uint64_t offset, ConstBytes in) {
     absl::Status status = self.script->Next(operation, {offset, in.size()});
+    [[maybe_unused]] const auto lock = Base::HoldBytes(self);
     if (status.ok()) std::memcpy(self.script->medium.data() + offset, in.data(), in.size());
     return status;
   }
@@ -139,6 +152,7 @@ struct BasicFull {
   static absl::Status Extents(State& self, Range range, EmitExtent emit) {
     absl::Status status = self.script->Next("Extents", range);
     if (!status.ok()) return status;
+    [[maybe_unused]] const auto lock = Base::Base::HoldBytes(self);
     const auto zero = [&](uint64_t at) {
       const auto* begin = self.script->medium.data() + at;
       return *begin == std::byte{0} && std::memcmp(begin, begin + 1, kBlock - 1) == 0;
@@ -156,6 +170,7 @@ struct BasicFull {
  private:
   static absl::Status Clear(State& self, const char* operation, Range range) {
     absl::Status status = self.script->Next(operation, range);
+    [[maybe_unused]] const auto lock = Base::Base::HoldBytes(self);
     if (status.ok()) std::memset(self.script->medium.data() + range.offset, 0, range.length);
     return status;
   }

@@ -184,8 +184,7 @@ class Trial {
     for (const StatusExtent& extent : extents) {
       if (extent.length == 0 || extent.length > asked.offset + asked.length - at) return "an extent past what was asked";
       if (extent.flags != 0 && extent.flags != 2 && extent.flags != 3) return "an unknown status";
-      const auto begin = dialogue_.disk.begin() + at;
-      if (extent.flags != 0 && std::any_of(begin, begin + extent.length, [](char c) { return c != 0; })) {
+      if (extent.flags != 0 && dialogue_.disk.compare(at, extent.length, std::string(extent.length, '\0')) != 0) {
         return "data called zeroes";
       }
       at += extent.length;

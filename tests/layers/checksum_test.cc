@@ -64,6 +64,7 @@ class Rig {
 
   explicit Rig(Config config = {.log = 65536, .stage = 65536, .table_cache = 8192, .below = {.size = kMedium}})
       : config_(config) {
+    config_.inline_commits = true;  // so that each step is over when it returns
     config_.below.script = &script_;
     if constexpr (CanFormat<S>) Format();
   }
@@ -582,7 +583,8 @@ TEST(ChecksumTest, CheckSkipsHoles) {
 // ---- Failures.
 
 const auto kConfigure = [](Script& script) {
-  const Stack::Config config = {.log = 16384, .stage = 16384, .table_cache = 8192, .below = {.size = 65536, .script = &script}};
+  const Stack::Config config = {
+      .log = 16384, .stage = 16384, .table_cache = 8192, .inline_commits = true, .below = {.size = 65536, .script = &script}};
   EXPECT_TRUE(FormatStack<Stack>(config, IgnoreProgress).ok());
   return config;
 };
