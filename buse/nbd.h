@@ -76,7 +76,9 @@ enum OptionReply : uint32_t {
   kRepInfo = 3,
   kRepMetaContext = 4,
   kRepErrUnsup = 0x80000001,
+  kRepErrPolicy = 0x80000002,
   kRepErrInvalid = 0x80000003,
+  kRepErrTlsReqd = 0x80000005,
   kRepErrUnknown = 0x80000006,
   kRepErrTooBig = 0x80000009,
   kRepErrExtHeaderReqd = 0x8000000a,
@@ -192,6 +194,14 @@ struct Export {
   bool structured_replies = true;  // and what builds on them
   bool meta_contexts = true;
   bool extended_headers = true;
+};
+
+// What a server does about TLS; the specification calls it NOTLS, SELECTIVETLS for an export that does not need it, and
+// FORCEDTLS.
+enum class TlsMode {
+  kOff,
+  kOn,       // for clients that ask for it
+  kRequire,  // without it a client gets nothing
 };
 
 // What a client and the server agreed on.
