@@ -46,9 +46,9 @@ class Connection {
 
   // Negotiates as a server. True: Transmit comes next. False: the client asked for the end. `before_wait` is called before each
   // wait for the client, and ends the negotiation by an error.
-  // Errors: kUnavailable when the connection broke, kInvalidArgument when the client broke the protocol.
+  // Errors: kUnavailable when the connection broke, kInvalidArgument when the client broke the protocol, or TLS with it failed.
   absl::StatusOr<bool> Negotiate(absl::FunctionRef<absl::Status()> before_wait = [] { return absl::OkStatus(); }) {
-    Handshake handshake(exported_.about);
+    Handshake handshake(exported_.about, stream_.tls());
     std::string answer = handshake.Greeting();
     for (;;) {
       if (absl::Status status = stream_.SendText(answer); !status.ok()) return status;
@@ -61,6 +61,12 @@ class Connection {
       stream_.Consume(consumed);
       if (outcome == Handshake::Outcome::kMore) continue;
       if (absl::Status status = stream_.SendText(answer); !status.ok()) return status;
+      if (outcome == Handshake::Outcome::kStartTls) {
+        answer.clear();
+        if (absl::Status status = stream_.StartTls(before_wait); !status.ok()) return status;
+        handshake.Secured();
+        continue;
+      }
       if (outcome == Handshake::Outcome::kTransmit) {
         terms_ = handshake.terms();
         return true;

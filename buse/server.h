@@ -31,6 +31,7 @@
 #include "buse/signals.h"
 #include "buse/size.h"
 #include "buse/takeover.h"
+#include "buse/tls.h"
 #include "buse/transport.h"
 #include "buse/verbs.h"
 #include "layers/log.h"
@@ -39,9 +40,6 @@ namespace buse {
 
 // For files to be let go of by the server before.
 inline constexpr std::chrono::seconds kLetGoWait(5);
-
-template <Device Stack>
-using SocketConnection = std::unique_ptr<Connection<Stack, SocketTransport>>;
 
 // What a server says of `disk`: all of it follows from the stack's type, its size and how it was opened.
 template <Device Stack>
@@ -84,23 +82,35 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
   exported.on_failure = [&log](const char* command, Range range, const absl::Status& status) {
     log.Say(absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));
   };
-  const auto make_connection = [&exported](SocketTransport transport) {
+  const absl::StatusOr<std::unique_ptr<const TlsCredentials>> tls = options.LoadTls();
+  if (!tls.ok()) return tls.status();
+  if (*tls != nullptr) {
+    for (const std::string& warning : (*tls)->warnings()) Say(program, warning);
+  }
+  const auto make_connection = [&exported]<class T>(T transport) -> absl::StatusOr<std::unique_ptr<Connection<Stack, T>>> {
     absl::StatusOr<Buffers> buffers = Buffers::Create();
     // Not as a connection that broke: an administrator wants to know.
-    if (!buffers.ok()) return absl::StatusOr<SocketConnection<Stack>>(absl::InternalError(buffers.status().message()));
-    return absl::StatusOr<SocketConnection<Stack>>(
-        std::make_unique<Connection<Stack, SocketTransport>>(exported, transport, *std::move(buffers)));
+    if (!buffers.ok()) return absl::InternalError(buffers.status().message());
+    return std::make_unique<Connection<Stack, T>>(exported, transport, *std::move(buffers));
   };
-  const auto serve_client = [&make_connection, &options](int fd) -> absl::Status {
-    SocketTransport transport(fd);
-    transport.SpinFor(std::chrono::microseconds(options.spin));
-    Deadline negotiated(transport, std::chrono::seconds(options.handshake_timeout));
+  const auto serve_through = [&make_connection, &options](auto transport, SocketTransport socket) -> absl::Status {
+    Deadline negotiated(socket, std::chrono::seconds(options.handshake_timeout));
     auto connection = make_connection(transport);
     if (!connection.ok()) return connection.status();
     absl::StatusOr<bool> agreed = (*connection)->Negotiate([&] { return negotiated.LimitNextWait(); });
     if (!agreed.ok() || !*agreed) return agreed.status();
-    transport.LimitWaits(std::chrono::seconds(options.idle_timeout));
+    socket.LimitWaits(std::chrono::seconds(options.idle_timeout));
     return (*connection)->Transmit();
+  };
+  const auto serve_client = [&serve_through, &tls, &options](int fd) -> absl::Status {
+    SocketTransport socket(fd);
+    socket.SpinFor(std::chrono::microseconds(options.spin));
+    // Without TLS, requests are served by code that knows nothing of it.
+    if (*tls == nullptr) return serve_through(socket, socket);
+    TlsSession session(**tls, socket);
+    absl::Status status = serve_through(TlsTransport(session), socket);
+    session.End();
+    return status;
   };
   const auto serve_kernel = [&make_connection](SocketTransport transport) -> absl::Status {
     auto connection = make_connection(transport);
@@ -115,6 +125,7 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
                      .one_call_at_a_time = Stack::kConcurrency == Concurrency::kSerial,
                      .serve_client = serve_client,
                      .serve_kernel = serve_kernel,
+                     .tls = tls->get(),
                      .flush = [&disk] {
                        if constexpr (CanWrite<Stack>) {
                          if (disk.writable()) return disk.Flush();

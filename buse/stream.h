@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "buse/buffers.h"
@@ -58,6 +59,21 @@ class Stream {
       if (begin_ == end_) transport_.ExpectRequest();
     }
     return Receive();
+  }
+
+  // What the transport does about TLS.
+  nbd::TlsMode tls() const {
+    if constexpr (requires { transport_.tls(); }) return transport_.tls();
+    return nbd::TlsMode::kOff;
+  }
+
+  // From here on all is encrypted; the client has been told. `before_wait` is called before each wait for it.
+  // Errors: kInvalidArgument too, where TLS fails, and where the client said more before it could know that it begins: that may
+  // come from somebody in between, and must not be taken for what is said under TLS.
+  absl::Status StartTls(absl::FunctionRef<absl::Status()> before_wait) {
+    if (!received().empty()) return absl::InvalidArgumentError("more behind STARTTLS, before it was answered");
+    if constexpr (requires { transport_.StartTls(before_wait); }) return transport_.StartTls(before_wait);
+    return absl::InternalError("no TLS here");
   }
 
   absl::Status SendText(std::string& text) {
