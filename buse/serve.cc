@@ -333,7 +333,7 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
           .summary = "Serves a block device to the kernel or to NBD clients.",
           .examples = absl::StrCat(name, arguments, "\n", name, arguments, " /dev/nbd0\n", name, arguments,
                                    " 'nbd+unix:///?socket=/tmp/disk.sock'\n", name, arguments, " nbd://localhost/disk\n", name,
-                                   " --disconnect /dev/nbd0\n"),
+                                   arguments, " nbds://localhost --tls-psk keys.psk\n", name, " --disconnect /dev/nbd0\n"),
           .exit_codes = kExitCodes,
           .arguments = arguments};
 }
