@@ -91,14 +91,24 @@ Handshake::Outcome Handshake::Advance(ConstBytes in, size_t& consumed, std::stri
       consumed += n;
       skip_ -= n;
       if (skip_ > 0) return Outcome::kMore;
-      PutReply(out, option_, nbd::kRepErrTooBig,
-               absl::StrCat("the option's data is over ", kMaxOptionData, " bytes, the most this server reads"));
       step_ = Step::kOption;
+      if (NeedsTls() && option_ != nbd::kOptStartTls && option_ != nbd::kOptAbort) {
+        outcome = TakeWithoutTls(option_, out);
+      } else {
+        PutReply(out, option_, nbd::kRepErrTooBig,
+                 absl::StrCat("the option's data is over ", kMaxOptionData, " bytes, the most this server reads"));
+      }
     } else {
       outcome = TakeOptionHeader(left, consumed, out);
     }
     if (outcome != Outcome::kMore || consumed == before) return outcome;
   }
+}
+
+void Handshake::Secured() {
+  secured_ = true;
+  replies_ = Replies::kSimple;
+  selected_ = {};
 }
 
 nbd::Terms Handshake::TermsOf(size_t which) const {
@@ -115,6 +125,14 @@ Handshake::Outcome Handshake::TakeClientFlags(uint32_t flags) {
   if ((flags & ~uint32_t{nbd::kFlagFixedNewstyle | nbd::kFlagNoZeroes}) != 0) {
     reason_ = "client flags that were not offered";
     return Outcome::kClose;
+  }
+  // Who does not know how to ask for TLS cannot have it.
+  if ((flags & nbd::kFlagFixedNewstyle) == 0) {
+    if (NeedsTls()) {
+      reason_ = "a client that knows no options, so that it cannot start TLS, which this server requires";
+      return Outcome::kClose;
+    }
+    tls_ = nbd::TlsMode::kOff;
   }
   no_zeroes_ = (flags & nbd::kFlagNoZeroes) != 0;
   step_ = Step::kOption;
@@ -147,6 +165,8 @@ Handshake::Outcome Handshake::TakeOptionHeader(ConstBytes in, size_t& consumed, 
 }
 
 Handshake::Outcome Handshake::TakeOption(uint32_t option, absl::string_view data, std::string& out) {
+  if (option == nbd::kOptStartTls) return TakeStartTls(data, out);
+  if (NeedsTls() && option != nbd::kOptAbort) return TakeWithoutTls(option, out);
   if (Refused(option)) {
     PutReply(out, option, nbd::kRepErrUnsup, absl::StrCat("this server does not know option ", option));
     return Outcome::kMore;
@@ -171,6 +191,28 @@ Handshake::Outcome Handshake::TakeOption(uint32_t option, absl::string_view data
       TakeMetaContext(option, data, out);
       return Outcome::kMore;
   }
+}
+
+Handshake::Outcome Handshake::TakeStartTls(absl::string_view data, std::string& out) {
+  const auto refuse = [&](nbd::OptionReply error, absl::string_view why) {
+    PutReply(out, nbd::kOptStartTls, error, why);
+    return Outcome::kMore;
+  };
+  if (tls_ == nbd::TlsMode::kOff) return refuse(nbd::kRepErrPolicy, "this server does not offer TLS");
+  if (secured_) return refuse(nbd::kRepErrInvalid, "TLS has begun already");
+  if (!data.empty()) return refuse(nbd::kRepErrInvalid, "STARTTLS takes no data");
+  PutReply(out, nbd::kOptStartTls, nbd::kRepAck);
+  return Outcome::kStartTls;
+}
+
+// What a client says that has not started TLS, where it must.
+Handshake::Outcome Handshake::TakeWithoutTls(uint32_t option, std::string& out) {
+  if (option == nbd::kOptExportName) {  // has no answer that is an error
+    reason_ = "an export chosen without TLS, which this server requires";
+    return Outcome::kClose;
+  }
+  PutReply(out, option, nbd::kRepErrTlsReqd, "this server requires TLS: connect with nbds:// or the like");
+  return Outcome::kMore;
 }
 
 // Unknown, or to be as if it were.

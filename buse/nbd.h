@@ -77,7 +77,9 @@ enum OptionReply : uint32_t {
   kRepInfo = 3,
   kRepMetaContext = 4,
   kRepErrUnsup = 0x80000001,
+  kRepErrPolicy = 0x80000002,
   kRepErrInvalid = 0x80000003,
+  kRepErrTlsReqd = 0x80000005,
   kRepErrUnknown = 0x80000006,
   kRepErrTooBig = 0x80000009,
   kRepErrExtHeaderReqd = 0x8000000a,
@@ -230,6 +232,14 @@ struct Export {
   // The size, and a change of it, where the other may run beside.
   uint64_t LoadSize() const { return __atomic_load_n(&size, __ATOMIC_RELAXED); }
   void StoreSize(uint64_t now) { __atomic_store_n(&size, now, __ATOMIC_RELAXED); }
+};
+
+// What a server does about TLS; the specification calls it NOTLS, SELECTIVETLS for an export that does not need it, and
+// FORCEDTLS.
+enum class TlsMode {
+  kOff,
+  kOn,       // for clients that ask for it
+  kRequire,  // without it a client gets nothing
 };
 
 // What a client and the server agreed on.

@@ -59,10 +59,13 @@ class Loop {
 
   // Until a signal; then all that clients asked for is done.
   absl::Status Run(Listener listener);
+  // Until the one client ends, or a signal.
+  absl::Status RunFor(UniqueFd client);
 
  private:
   Event Wait(const std::vector<UniqueFd>* listening, int timeout_ms, int& ready_fd);
   void Accept(int listening_fd);
+  void Start(UniqueFd socket);
   absl::Status Drain();
 
   const Service& service_;
@@ -98,6 +101,10 @@ void Loop::Accept(int listening_fd) {
     }
     return;
   }
+  Start(std::move(socket));
+}
+
+void Loop::Start(UniqueFd socket) {
   const int on = 1;
   // These do nothing on a Unix socket. A client whose machine is gone must not hold its place for ever.
   setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
@@ -115,12 +122,16 @@ void Loop::Accept(int listening_fd) {
 }
 
 absl::Status Loop::Run(Listener listener) {
+  const bool secured = service_.tls != nullptr && service_.tls->mode() == nbd::TlsMode::kRequire;
+  if (secured) listener.PromiseTls();
   const std::string uri = listener.uri();
   const bool several = service_.exports > 1;
   const std::string what = several ? absl::StrCat(service_.exports, " exports") : FormatSize(service_.about.size);
-  const std::string advice = several ? absl::StrCat("Try:  nbdinfo --list '", uri, "'\n")
-                                     : absl::StrCat("Try:  nbdinfo '", uri, "'\n      nbdcopy '", uri,
-                                                    "' copy.img\n      qemu-img info '", uri, "'\n");
+  // As libnbd's tools take it; qemu's want more than a URI.
+  const std::string clients_uri = secured ? service_.tls->UriForClients(uri) : uri;
+  std::string advice = absl::StrCat("Try:  nbdinfo ", several ? "--list " : "", "'", clients_uri, "'\n");
+  if (!several) absl::StrAppend(&advice, "      nbdcopy '", clients_uri, "' copy.img\n");
+  if (!several && !secured) absl::StrAppend(&advice, "      qemu-img info '", uri, "'\n");
   Announce(options_, absl::StrCat(service_.program, ": ", what, " on "), uri, absl::StrCat(advice, "End it with Ctrl-C.\n"));
   for (;;) {
     int ready_fd = -1;
@@ -130,6 +141,17 @@ absl::Status Loop::Run(Listener listener) {
     if (event == Event::kClientEnded) clients_.Reap();
     if (event == Event::kNewClient) Accept(ready_fd);
   }
+}
+
+absl::Status Loop::RunFor(UniqueFd client) {
+  Start(std::move(client));
+  while (clients_.count() > 0) {
+    int unused = -1;
+    const Event event = Wait(nullptr, -1, unused);
+    if (event == Event::kSignal) return Drain();
+    if (event == Event::kClientEnded) clients_.Reap();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Loop::Drain() {
@@ -204,7 +226,7 @@ constexpr char kExitCodes[] =
     "0  ended as asked, all data flushed\n"
     "1  I/O trouble, or anything not listed here\n"
     "2  wrong usage\n"
-    "3  no such device, file or host, or no nbd in the kernel\n"
+    "3  no such device, file or host, or no nbd or vsock in the kernel\n"
     "4  the device, file or socket is in use\n"
     "5  what the medium holds is damaged\n";
 
@@ -216,6 +238,21 @@ void ServeOptions::Restrict(nbd::Export& about) const {
   about.structured_replies = !no_structured_replies;
   about.meta_contexts = !no_meta_context;
   about.extended_headers = !no_extended_headers;
+}
+
+absl::StatusOr<std::unique_ptr<const TlsCredentials>> ServeOptions::LoadTls() const {
+  TlsOptions asked = {.mode = tls, .certificates = tls_certificates, .psk = tls_psk, .verify_peer = tls_verify_peer};
+  if (!target.empty()) {
+    const absl::StatusOr<Target> parsed = ParseTarget(target);
+    if (!parsed.ok()) return parsed.status();
+    asked.promised = parsed->tls;
+    const bool wanted = !tls_certificates.empty() || !tls_psk.empty() || tls_verify_peer || (!tls.empty() && tls != "off");
+    if (wanted && parsed->kind == Target::Kind::kKernelDevice) {
+      return absl::InvalidArgumentError(absl::StrCat("TLS is for NBD clients, and ", target,
+                                                     " is served to this machine's kernel: leave --tls and its like out"));
+    }
+  }
+  return TlsCredentials::Load(asked);
 }
 
 ExitCode ExitCodeFor(const absl::Status& status) {
@@ -294,9 +331,11 @@ absl::Status CheckTarget(const ServeOptions& options) {
   if (block != 0 && ((block & (block - 1)) != 0 || block < 512)) {
     return absl::InvalidArgumentError(absl::StrCat("--block-size: ", block, " is none of 512, 1024, 2048 and 4096"));
   }
+  if (absl::Status status = options.LoadTls().status(); !status.ok()) return status;
   if (options.target.empty()) return absl::OkStatus();
   absl::StatusOr<Target> target = ParseTarget(options.target);
   if (!target.ok()) return target.status();
+  if (target->kind == Target::Kind::kStandardInput) return CheckStandardInput();
   const bool attaches = target->kind == Target::Kind::kKernelDevice && !options.resume && !options.replace;
   return attaches ? CheckKernelDevice(target->path) : absl::OkStatus();
 }
@@ -317,6 +356,12 @@ absl::Status Serve(Service& service, const ServeOptions& options) {
     KernelServer server(service, options);
     status = server.Run(*target);
     served = server.must_flush();
+  } else if (target->kind == Target::Kind::kStandardInput) {
+    Loop loop(service, options);
+    absl::StatusOr<UniqueFd> client = TakeStandardInput();
+    if (!client.ok()) return client.status();
+    status = loop.RunFor(*std::move(client));
+    served = true;
   } else {
     Loop loop(service, options);
     absl::StatusOr<Listener> listener = inherited->has_value() ? *std::move(*inherited) : Listener::Listen(*target);
@@ -349,7 +394,7 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
           .summary = "Serves a block device to the kernel or to NBD clients.",
           .examples = absl::StrCat(name, arguments, "\n", name, arguments, " /dev/nbd0\n", name, arguments,
                                    " 'nbd+unix:///?socket=/tmp/disk.sock'\n", name, arguments, " nbd://localhost/disk\n", name,
-                                   " --disconnect /dev/nbd0\n"),
+                                   arguments, " nbds://localhost --tls-psk keys.psk\n", name, " --disconnect /dev/nbd0\n"),
           .exit_codes = kExitCodes,
           .arguments = arguments};
 }

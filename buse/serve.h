@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -24,6 +25,7 @@
 #include "buse/handover.h"
 #include "buse/nbd.h"
 #include "buse/options.h"
+#include "buse/tls.h"
 #include "buse/transport.h"
 
 namespace buse {
@@ -33,7 +35,7 @@ enum ExitCode : int {
   kExitOk = 0,
   kExitFailure = 1,       // I/O trouble, or anything without a code of its own
   kExitUsage = 2,         // the command line
-  kExitNoSuchDevice = 3,  // no such device, file, folder or host; no nbd in the kernel
+  kExitNoSuchDevice = 3,  // no such device, file, folder or host; no nbd or vsock in the kernel
   kExitBusy = 4,          // the device, file or socket is in use
   kExitDamaged = 5,       // what the medium holds is damaged
 };
@@ -65,16 +67,23 @@ struct ServeOptions {
   bool replace = false;
   bool quiet = false;
   bool fork = false;
+  std::string tls;
+  std::string tls_certificates;
+  std::string tls_psk;
+  bool tls_verify_peer = false;
 
-  static constexpr Description<ServeOptions, 21> Describe() {
+  static constexpr Description<ServeOptions, 26> Describe() {
     return {
         "server",
         "serves the device to the kernel or to NBD clients",
         Family::kLeaf,  // of no stack, so of no family
         {{{.field = &ServeOptions::target,
            .name = "target",
-           .help = "where to serve: /dev/nbdN, /dev/nbd for any that is free, nbd+unix:///NAME?socket=PATH or "
-                   "nbd://HOST:PORT/NAME; absent: the sockets that systemd hands over, or one of its own, whose URI is printed",
+           .help =
+               "where to serve: /dev/nbdN, /dev/nbd for any that is free, nbd+unix:///NAME?socket=PATH, "
+               "nbd://HOST:PORT/NAME, nbd+vsock://:PORT/NAME, nbds in place of nbd where TLS is to be used for sure, or - for "
+               "the one client that standard input is connected to; absent: the sockets that systemd hands over, or one of "
+               "its own, whose URI is printed",
            .positional = true},
           {.field = &ServeOptions::disconnect,
            .name = "disconnect",
@@ -164,11 +173,29 @@ struct ServeOptions {
           {.field = &ServeOptions::fork,
            .name = "fork",
            .help =
-               "go to the background: the command ends with 0 once it serves, or with the exit code of what hindered it"}}}};
+               "go to the background: the command ends with 0 once it serves, or with the exit code of what hindered it"},
+          {.field = &ServeOptions::tls,
+           .name = "tls",
+           .help = "off, on for NBD clients that ask for TLS, or require, so that nobody else is served; absent: require where "
+                   "--tls-certificates or --tls-psk is given"},
+          {.field = &ServeOptions::tls_certificates,
+           .name = "tls-certificates",
+           .help = "a folder with server-cert.pem and server-key.pem, this server's certificate and its key, and for "
+                   "--tls-verify-peer ca-cert.pem, and ca-crl.pem if there is one"},
+          {.field = &ServeOptions::tls_psk,
+           .name = "tls-psk",
+           .help = "a file of keys that are shared with clients beforehand, a line USER:KEY for each, as psktool writes it; in "
+                   "place of certificates. It is read anew for each client"},
+          {.field = &ServeOptions::tls_verify_peer,
+           .name = "tls-verify-peer",
+           .help = "serve none but clients with a certificate that ca-cert.pem has signed"}}}};
   }
 
   // What an NBD client is not to be offered.
   void Restrict(nbd::Export& about) const;
+
+  // Null where there is no TLS. Errors: those of TlsCredentials::Load.
+  absl::StatusOr<std::unique_ptr<const TlsCredentials>> LoadTls() const;
 
   // How many connections a kernel device gets.
   size_t ConnectionCount(bool one_call_at_a_time) const;
@@ -209,6 +236,7 @@ struct Service {
   std::function<absl::Status(int fd)> serve_client;  // negotiation, then requests
   // Requests. OK: the kernel said that it disconnects; kCancelled: the transport was stopped.
   std::function<absl::Status(SocketTransport transport)> serve_kernel;
+  const TlsCredentials* tls = nullptr;  // of serve_client
   // Makes durable what was written. Called when no connection is left.
   std::function<absl::Status()> flush;
 

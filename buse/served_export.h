@@ -26,6 +26,7 @@
 #include "buse/negotiation.h"
 #include "buse/serve.h"
 #include "buse/size.h"
+#include "buse/tls.h"
 #include "buse/transport.h"
 
 namespace buse {
@@ -59,6 +60,7 @@ class ServedExport {
   virtual nbd::Export& about() = 0;
   // Serves a client that chose this one until its end.
   virtual absl::Status ServeClient(SocketTransport transport, const Agreement& agreement) = 0;
+  virtual absl::Status ServeClient(TlsTransport transport, const Agreement& agreement) = 0;
   // Makes durable what was written.
   virtual absl::Status Flush() = 0;
 };
@@ -66,8 +68,6 @@ class ServedExport {
 template <Device Stack>
 class StackExport final : public ServedExport {
  public:
-  using Connection = buse::Connection<Stack, SocketTransport>;
-
   // The disk and the log outlive it. `name` begins what the log says of it, and is empty where it is the only one.
   StackExport(const std::string& program, const std::string& name, Disk<Stack>& disk, const ServeOptions& options,
               const Narrowing& narrowing, LimitedLog& log)
@@ -87,17 +87,19 @@ class StackExport final : public ServedExport {
 
   nbd::Export& about() override { return exported_.about; }
 
+  // Without TLS, requests are served by code that knows nothing of it.
   absl::Status ServeClient(SocketTransport transport, const Agreement& agreement) override {
-    absl::StatusOr<Buffers> buffers = MakeBuffers();
-    if (!buffers.ok()) return buffers.status();
-    return std::make_unique<Connection>(exported_, transport, *std::move(buffers), agreement)->Transmit();
+    return ServeThrough(transport, agreement);
+  }
+  absl::Status ServeClient(TlsTransport transport, const Agreement& agreement) override {
+    return ServeThrough(transport, agreement);
   }
 
   // The kernel, which negotiates nothing. OK: it said that it disconnects.
   absl::Status ServeKernel(SocketTransport transport) {
     absl::StatusOr<Buffers> buffers = MakeBuffers();
     if (!buffers.ok()) return buffers.status();
-    const auto connection = std::make_unique<Connection>(exported_, transport, *std::move(buffers));
+    const auto connection = std::make_unique<Connection<Stack, SocketTransport>>(exported_, transport, *std::move(buffers));
     absl::Status status = connection->Transmit();
     if (!status.ok() || connection->said_disconnect()) return status;
     return absl::UnavailableError("the kernel closed the connection without disconnecting");
@@ -117,6 +119,13 @@ class StackExport final : public ServedExport {
   }
 
  private:
+  template <Transport T>
+  absl::Status ServeThrough(T transport, const Agreement& agreement) {
+    absl::StatusOr<Buffers> buffers = MakeBuffers();
+    if (!buffers.ok()) return buffers.status();
+    return std::make_unique<Connection<Stack, T>>(exported_, transport, *std::move(buffers), agreement)->Transmit();
+  }
+
   static absl::StatusOr<Buffers> MakeBuffers() {
     absl::StatusOr<Buffers> buffers = Buffers::Create();
     // Not as a connection that broke: an administrator wants to know.
@@ -128,8 +137,13 @@ class StackExport final : public ServedExport {
   Exported<Stack> exported_;
 };
 
-// What serves clients of these exports, for Service: negotiates, and hands each client to the export that it chose. All outlive it.
-std::function<absl::Status(int fd)> ServeClientsOf(std::span<ServedExport* const> exports, const ServeOptions& options);
+// What `options` want of TLS, null for none, with its warnings said. Errors: those of TlsCredentials::Load.
+absl::StatusOr<std::unique_ptr<const TlsCredentials>> LoadTls(const std::string& program, const ServeOptions& options);
+
+// What serves clients of these exports, for Service: negotiates, and hands each client to the export that it chose. All outlive
+// it; `tls` may be null.
+std::function<absl::Status(int fd)> ServeClientsOf(std::span<ServedExport* const> exports, const ServeOptions& options,
+                                                   const TlsCredentials* tls);
 
 // Serves several exports to clients; see buse::Serve, whose errors it returns.
 absl::Status ServeExports(const std::string& program, std::span<ServedExport* const> exports, const ServeOptions& options,

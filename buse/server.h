@@ -29,6 +29,7 @@
 #include "buse/service_manager.h"
 #include "buse/signals.h"
 #include "buse/takeover.h"
+#include "buse/tls.h"
 #include "buse/transport.h"
 #include "buse/verbs.h"
 #include "layers/log.h"
@@ -55,13 +56,16 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
   LimitedLog log(program);
   StackExport<Stack> exported(program, name, disk, options, narrowing, log);
   ServedExport* const exports[] = {&exported};
+  const absl::StatusOr<std::unique_ptr<const TlsCredentials>> tls = LoadTls(program, options);
+  if (!tls.ok()) return tls.status();
   Service service = {.program = program,
                      .about = exported.about(),
                      .log = log,
                      .named = !name.empty(),
                      .one_call_at_a_time = Stack::kConcurrency == Concurrency::kSerial,
-                     .serve_client = ServeClientsOf(exports, options),
+                     .serve_client = ServeClientsOf(exports, options, tls->get()),
                      .serve_kernel = [&exported](SocketTransport transport) { return exported.ServeKernel(transport); },
+                     .tls = tls->get(),
                      .flush = [&exported] { return exported.Flush(); }};
   if constexpr (CanResize<Stack>) {
     service.resize = [&exported](uint64_t size) { return exported.Resize(size); };

@@ -169,7 +169,7 @@ TEST(HandshakeTest, MalformedInfoIsInvalidAndTheSessionGoesOn) {
 }
 
 TEST(HandshakeTest, UnknownOptionsAreRefusedAndTheSessionGoesOn) {
-  for (uint32_t option : {0u, 4u, kStartTls, 12u, 99u, 0xffffffffu}) {
+  for (uint32_t option : {0u, 4u, 12u, 99u, 0xffffffffu}) {
     const Session session = Talk(kFixed + ClientOption(option, "data") + ClientOption(kGo, InfoRequest("", {})));
     EXPECT_EQ(session.out.substr(0, 16), OptionReply(option, kErrUnsup).substr(0, 16));
     EXPECT_EQ(session.outcome, Outcome::kTransmit);
@@ -420,6 +420,150 @@ TEST(HandshakeTest, WhatIsRefusedIsUnknown) {
   EXPECT_EQ(refused(exported), (std::vector<uint32_t>{kStructuredReply, kListMetaContext, kSetMetaContext, kExtendedHeaders}))
       << "what builds on them goes with them";
 }
+
+// ---- TLS.
+
+using nbd::TlsMode;
+
+constexpr uint32_t kErrPolicy = 0x80000002, kErrTlsReqd = 0x80000005;
+
+// What `before` says in plain text, and then under TLS what `after` says.
+struct Secured {
+  Outcome outcome = Outcome::kMore;  // of the plain text
+  std::string plain;                 // what was answered to it
+  size_t unread = 0;                 // of the plain text
+  Session under_tls;
+};
+Secured StartTls(TlsMode mode, const std::string& before, const std::string& after, const nbd::Export& exported = kExport) {
+  const nbd::Export* const exports[] = {&exported};
+  Handshake handshake(exports, mode);
+  Secured secured;
+  size_t consumed = 0;
+  secured.outcome = handshake.Advance(std::as_bytes(std::span(before)), consumed, secured.plain);
+  secured.unread = before.size() - consumed;
+  if (secured.outcome != Outcome::kStartTls) return secured;
+  handshake.Secured();
+  Session& session = secured.under_tls;
+  session.outcome = handshake.Advance(std::as_bytes(std::span(after)), consumed, session.out);
+  session.reason = std::string(handshake.reason());
+  session.terms = handshake.terms();
+  return secured;
+}
+
+const std::string kStart = ClientOption(kStartTls, ""), kStarted = OptionReply(kStartTls, kAck);
+
+TEST(HandshakeTest, WithoutTlsStartTlsIsRefusedAndTheSessionGoesOn) {
+  for (const std::string& start : {kStart, ClientOption(kStartTls, "x")}) {
+    const Session session = Talk(kFixed + start + kGoDisk);
+    EXPECT_EQ(Replies(session, kStartTls), std::vector<uint32_t>{kErrPolicy});
+    EXPECT_EQ(session.outcome, Outcome::kTransmit);
+    EXPECT_EQ(session.out.find(Big(4, kErrTlsReqd)), std::string::npos);
+  }
+}
+
+TEST(HandshakeTest, RequiredTlsIsAskedForByEveryOptionButAbort) {
+  for (uint32_t option : {0u, 3u, 4u, 6u, 7u, 8u, 9u, 10u, 11u, 12u, 99u}) {
+    for (const std::string& data : {std::string(), InfoRequest("disk", {}), std::string(9000, 'x')}) {
+      const Secured session = StartTls(TlsMode::kRequire, kFixed + ClientOption(option, data) + kStart, kGoDisk);
+      EXPECT_EQ(session.plain.substr(0, 16), OptionReply(option, kErrTlsReqd).substr(0, 16)) << option;
+      EXPECT_EQ(session.outcome, Outcome::kStartTls) << option;
+      EXPECT_EQ(session.under_tls.outcome, Outcome::kTransmit) << option;
+      EXPECT_EQ(session.plain.find("disk"), std::string::npos) << "what there is must not be told";
+    }
+  }
+  const Secured abort = StartTls(TlsMode::kRequire, kFixed + ClientOption(kAbort, "bye"), "");
+  EXPECT_EQ(abort.plain, OptionReply(kAbort, kAck));
+  EXPECT_EQ(abort.outcome, Outcome::kClose);
+}
+
+TEST(HandshakeTest, RequiredTlsEndsTheSessionOfAnExportNameWithoutIt) {
+  for (const char* name : {"", "disk", "other"}) {
+    const nbd::Export* const exports[] = {&kExport};
+    Handshake handshake(exports, TlsMode::kRequire);
+    std::string out, in = kFixed + ClientOption(kExportName, name);
+    size_t consumed = 0;
+    EXPECT_EQ(handshake.Advance(std::as_bytes(std::span(in)), consumed, out), Outcome::kClose);
+    EXPECT_EQ(out, "");
+    EXPECT_NE(handshake.reason(), "");
+  }
+}
+
+TEST(HandshakeTest, OfferedTlsIsTheClientsChoice) {
+  for (const std::string& options : {std::string(), ClientOption(kList, ""), kStructured}) {
+    EXPECT_EQ(StartTls(TlsMode::kOn, kFixed + options + kGoDisk, "").outcome, Outcome::kTransmit);
+    const Secured session = StartTls(TlsMode::kOn, kFixed + options + kStart, kGoDisk);
+    EXPECT_EQ(session.outcome, Outcome::kStartTls);
+    EXPECT_EQ(session.plain.substr(session.plain.size() - 20), kStarted);
+    EXPECT_EQ(session.under_tls.outcome, Outcome::kTransmit);
+  }
+  EXPECT_EQ(StartTls(TlsMode::kOn, kFixed + ClientOption(kExportName, "disk"), "").outcome, Outcome::kTransmit);
+}
+
+TEST(HandshakeTest, UnderTlsAllOptionsWorkAndAskForItNoMore) {
+  for (TlsMode mode : {TlsMode::kOn, TlsMode::kRequire}) {
+    const std::string options = ClientOption(kList, "") + ClientOption(kInfo, InfoRequest("", {1, 2, 3})) + kStructured +
+                                ClientOption(kListMetaContext, Queries("disk", {})) +
+                                ClientOption(kSetMetaContext, Queries("disk", {"base:allocation"}));
+    for (const std::string& choice : {kGoDisk, ClientOption(kExportName, "disk")}) {
+      const Secured secured = StartTls(mode, kFixedNoZeroes + kStart, options + choice);
+      EXPECT_EQ(secured.under_tls.outcome, Outcome::kTransmit);
+      EXPECT_EQ(secured.under_tls.out, Talk(kFixedNoZeroes + options + choice).out) << "the very same as without TLS";
+    }
+  }
+}
+
+TEST(HandshakeTest, StartTlsTwiceIsInvalidAndTheSessionGoesOn) {
+  for (TlsMode mode : {TlsMode::kOn, TlsMode::kRequire}) {
+    const Secured session = StartTls(mode, kFixed + kStart, kStart + kGoDisk);
+    EXPECT_EQ(Replies(session.under_tls, kStartTls), std::vector<uint32_t>{kErrInvalid});
+    EXPECT_EQ(session.under_tls.outcome, Outcome::kTransmit);
+  }
+}
+
+TEST(HandshakeTest, StartTlsWithDataIsInvalidAndStartsNothing) {
+  for (TlsMode mode : {TlsMode::kOn, TlsMode::kRequire}) {
+    const Secured session = StartTls(mode, kFixed + ClientOption(kStartTls, "x") + kStart, kGoDisk);
+    EXPECT_EQ(session.plain.substr(0, 16), OptionReply(kStartTls, kErrInvalid).substr(0, 16));
+    EXPECT_EQ(session.plain.substr(session.plain.size() - 20), kStarted) << "and then without";
+    EXPECT_EQ(session.under_tls.outcome, Outcome::kTransmit);
+  }
+}
+
+TEST(HandshakeTest, TlsForgetsWhatWasAgreedOnBefore) {
+  const std::string context = ClientOption(kSetMetaContext, Queries("disk", {"base:allocation"}));
+  for (const std::string& style : {kStructured, kExtended}) {
+    const Secured session = StartTls(TlsMode::kOn, kFixed + style + context + kStart, kGoDisk);
+    EXPECT_EQ(session.under_tls.terms.replies, nbd::Terms::Replies::kSimple);
+    EXPECT_TRUE(session.under_tls.terms.contexts.empty());
+    EXPECT_EQ(session.under_tls.out.substr(20, 12), kInfoExportReply) << "no flag of what was agreed on before";
+    // A style that was agreed on rules nothing out: EXPORT_NAME goes as well as STRUCTURED_REPLY.
+    EXPECT_EQ(StartTls(TlsMode::kOn, kFixed + style + kStart, kStructured + kGoDisk).under_tls.terms.replies,
+              nbd::Terms::Replies::kStructured);
+    EXPECT_EQ(StartTls(TlsMode::kOn, kFixed + style + kStart, ClientOption(kExportName, "")).under_tls.outcome,
+              Outcome::kTransmit);
+  }
+}
+
+TEST(HandshakeTest, WhatComesBehindStartTlsIsLeftUnread) {
+  const Secured session = StartTls(TlsMode::kOn, kFixed + kStart + kStructured + kGoDisk, "");
+  EXPECT_EQ(session.outcome, Outcome::kStartTls);
+  EXPECT_EQ(session.plain, kStarted);
+  EXPECT_EQ(session.unread, kStructured.size() + kGoDisk.size());
+}
+
+TEST(HandshakeTest, AClientThatKnowsNoOptionsGetsNoTls) {
+  // Such a client is served as if there were no TLS, which is nothing where TLS is required.
+  for (uint32_t flags : {0u, 2u}) {
+    const Secured offered = StartTls(TlsMode::kOn, Big(4, flags) + kStart + ClientOption(kExportName, ""), "");
+    EXPECT_EQ(offered.plain.substr(0, 16), OptionReply(kStartTls, kErrPolicy).substr(0, 16));
+    EXPECT_EQ(offered.outcome, Outcome::kTransmit);
+    const Secured required = StartTls(TlsMode::kRequire, Big(4, flags) + kStart + ClientOption(kExportName, ""), "");
+    EXPECT_EQ(required.plain, "");
+    EXPECT_EQ(required.outcome, Outcome::kClose);
+  }
+}
+
+// ---- Limits, and ends.
 
 TEST(HandshakeTest, ASmallerLargestPayloadIsToldUnasked) {
   nbd::Export exported = kExport;

@@ -110,7 +110,8 @@ TEST(ServeTest, BadCommandLines) {
       {{kMemdisk, "1M", "nonsense"}, 2, "nonsense"},
       {{kMemdisk, "1M", "/tmp/x.sock"}, 2, "nbd+unix:///?socket=/tmp/x.sock"},
       {{kMemdisk, "1M", "http://host/"}, 2, "nbd://"},
-      {{kMemdisk, "1M", "nbds://host/"}, 2, "TLS"},
+      {{kMemdisk, "1M", "nbds://host/"}, 2, "--tls-certificates=DIR"},
+      {{kMemdisk, "1M", "nbd+vsock://0xffff/"}, 2, "as its CID"},
       {{kMemdisk, "1M", "nbd://host:99999/"}, 2, "99999"},
       {{kMemdisk, "1M", "nbd+unix:///"}, 2, "socket="},
       {{kMemdisk, "1M", Uri(long_path)}, 2, "107"},
@@ -218,6 +219,97 @@ TEST(ServeTest, SocketsThatAreMeantForAnotherProcessAreNotTaken) {
   ASSERT_TRUE(server.WaitFor("Ctrl-C")) << server.output();
   server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait(), 0) << server.output();
+}
+
+// Whether clients reach it is for a kernel that can loop vsock back: tests/kernel.
+TEST(ServeTest, VsockIsListenedOn) {
+  Process server({kMemdisk, "1M", "nbd+vsock://:0/disk"});
+  if (!server.WaitFor("Ctrl-C")) {
+    EXPECT_EQ(server.Wait(), 3) << server.output();
+    EXPECT_NE(server.output().find("modprobe vsock"), std::string::npos) << server.output();
+    GTEST_SKIP() << "this kernel has no vsock";
+  }
+  const std::string& said = server.output();
+  const size_t begin = said.find("nbd+vsock://");
+  ASSERT_NE(begin, std::string::npos) << said;
+  const std::string uri = said.substr(begin, said.find('\n', begin) - begin);
+  const std::string port = uri.substr(uri.rfind(':') + 1, uri.rfind('/') - uri.rfind(':') - 1);
+  EXPECT_NE(port, "0") << uri;
+  const Result second = RunToEnd({kMemdisk, "1M", "nbd+vsock://:" + port + "/"});
+  EXPECT_EQ(second.exit_code, 4) << second.output;
+  const Result foreign = RunToEnd({kMemdisk, "1M", "nbd+vsock://77777/"});
+  EXPECT_EQ(foreign.exit_code, 3) << foreign.output;
+  EXPECT_NE(foreign.output.find("77777 is no CID of this machine"), std::string::npos) << foreign.output;
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << server.output();
+}
+
+// libnbd's nbd_connect_command connects the standard input and output of a program, as inetd does; its interpreter must be the
+// system's.
+Result ConnectCommand(const std::string& script, const std::vector<std::string>& command) {
+  std::vector<std::string> arguments = {"/usr/bin/python3", "-c",
+                                        "import nbd, os, sys, time\nh = nbd.NBD()\nh.connect_command(sys.argv[1:])\n" + script};
+  arguments.insert(arguments.end(), command.begin(), command.end());
+  return RunToEnd(arguments);
+}
+
+TEST(ServeTest, StandardInputIsServedToItsEnd) {
+  Folder folder;
+  const std::string disk = folder / "disk";
+  const Result result = ConnectCommand(
+      "h.pwrite(b'hello' * 1000, 4096)\nassert h.pread(5000, 4096) == b'hello' * 1000\nassert h.get_size() == 1 << 20\n"
+      "h.shutdown()\nprint('all as it should be')\n",
+      {kLoopback, disk, "--create", "1M", "-", "-v"});
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_NE(result.output.find("all as it should be"), std::string::npos) << result.output;
+  EXPECT_NE(result.output.find("write 4096+5000 ok"), std::string::npos) << result.output;
+  EXPECT_EQ(result.output.find("Try:"), std::string::npos) << "it would be taken for an answer";
+  EXPECT_EQ(testing::Shell("dd if=" + disk + " bs=1 skip=4096 count=5 status=none").output, "hello");
+  // It ended by itself, flushed, and let go of the file.
+  const Result again = ConnectCommand("assert h.pread(5, 4096) == b'hello'", {kLoopback, disk, "-", "--quiet"});
+  EXPECT_EQ(again.exit_code, 0) << again.output;
+}
+
+TEST(ServeTest, StandardInputEndsWithItsClientOrBySignal) {
+  constexpr char kParent[] =
+      "import os, signal, socket, subprocess, sys\n"
+      "ours, theirs = socket.socketpair()\n"
+      "server = subprocess.Popen(sys.argv[2:], stdin=theirs, stdout=theirs)\n"
+      "theirs.close()\n"
+      "assert ours.recv(18, socket.MSG_WAITALL) == b'NBDMAGICIHAVEOPT\\0\\3'\n"
+      "if sys.argv[1] == 'close': ours.close()\n"
+      "if sys.argv[1] == 'rude': ours.sendall(b'x' * 100)\n"
+      "if sys.argv[1] == 'signal': server.send_signal(signal.SIGTERM)\n"
+      "sys.exit(server.wait(30))\n";
+  for (const char* how : {"close", "rude", "signal"}) {
+    const Result result = RunToEnd({"python3", "-c", kParent, how, kMemdisk, "1M", "-"});
+    EXPECT_EQ(result.exit_code, 0) << how << "\n" << result.output;
+  }
+}
+
+TEST(ServeTest, StandardInputThatIsNoClientIsNamed) {
+  Folder folder;
+  struct Row {
+    const char* line;
+    const char* is;
+  };
+  const Row rows[] = {
+      {"%s </dev/null", "no socket"},
+      {"true | %s", "a pipe"},
+      {"%s <&-", "no socket"},
+      {"script -qec '%s' /dev/null", "a terminal"},
+      {"python3 -c 'import socket, subprocess, sys; s = socket.socket(); s.bind((\"127.0.0.1\", 0)); s.listen(); "
+       "sys.exit(subprocess.run(sys.argv[1:], stdin=s).returncode)' %s",
+       "not connected"},
+  };
+  for (const Row& row : rows) {
+    std::string line = row.line;
+    line.replace(line.find("%s"), 2, kLoopback + " " + (folder / "new") + " --create 1M -");
+    const Result result = testing::Shell(line);
+    EXPECT_EQ(result.exit_code, 2) << line << "\n" << result.output;
+    EXPECT_NE(result.output.find(row.is), std::string::npos) << line << "\n" << result.output;
+  }
+  EXPECT_NE(access((folder / "new").c_str(), F_OK), 0) << "nothing was created";
 }
 
 TEST(ServeTest, EverySignalToEndEndsItCleanly) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Negotiation over any bytes. The first byte of the input says in what pieces they arrive and what is refused.
+// Negotiation over any bytes, also under TLS. The first byte of the input says in what pieces they arrive, what is refused, and
+// what the server does about TLS.
 
 #include <algorithm>
 #include <cstddef>
@@ -17,8 +18,15 @@ namespace {
 
 using testing::MustBeRight;
 
-// Whole option replies, each to a known form.
-std::string CheckReplies(const std::string& out) {
+// What a reply may be.
+enum class Stage {
+  kAny,
+  kBeforeTls,  // which is required
+  kUnderTls,
+};
+
+// Whole option replies, each of a known form.
+std::string CheckReplies(const std::string& out, Stage stage) {
   size_t at = 0;
   const auto number = [&](size_t from, size_t size) {
     uint64_t value = 0;
@@ -33,6 +41,11 @@ std::string CheckReplies(const std::string& out) {
     const bool known = (type >= 1 && type <= 4) || (type >= 0x80000001 && type <= 0x8000000a);
     if (!known) return "an unknown type of option reply";
     if (type == 1 && length != 0) return "an ACK with data";
+    const uint64_t option = number(at + 8, 4);
+    constexpr uint64_t kAbort = 2, kStartTls = 5, kTlsReqd = 0x80000005;
+    if (stage == Stage::kBeforeTls && type != kTlsReqd && option != kAbort && option != kStartTls)
+      return "an answer without TLS";
+    if (stage == Stage::kUnderTls && type == kTlsReqd) return "TLS is asked for again";
     at += 20 + length;
   }
   return "";
@@ -55,7 +68,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                       .structured_replies = (choice & 4) == 0,
                                       .extended_headers = (choice & 8) == 0};
   const buse::nbd::Export* const exports[] = {&exported};
-  Handshake handshake(exports);
+  using buse::nbd::TlsMode;
+  const TlsMode tls = (choice & 0x30) == 0x10 ? TlsMode::kOn : (choice & 0x30) == 0x20 ? TlsMode::kRequire : TlsMode::kOff;
+  buse::Stage stage = tls == TlsMode::kRequire ? buse::Stage::kBeforeTls : buse::Stage::kAny;
+  Handshake handshake(exports, tls);
   const std::span<const uint8_t> in(data + 1, size - 1);
   std::string buffer;
   Handshake::Outcome outcome = Handshake::Outcome::kMore;
@@ -71,10 +87,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // EXPORT_NAME is answered in a form of its own.
     const bool by_export_name =
         outcome == Handshake::Outcome::kTransmit && buffer.find(buse::testing::Big(4, 1)) != std::string::npos;
-    if (!by_export_name) MustBeRight(buse::CheckReplies(out));
+    if (!by_export_name) MustBeRight(buse::CheckReplies(out, stage));
+    if (outcome == Handshake::Outcome::kTransmit && stage == buse::Stage::kBeforeTls) MustBeRight("transmission without TLS");
     // Each option is at least 16 bytes long, and is answered in less than 400.
     if (out.size() > (consumed / 16 + 1) * 400) MustBeRight("an answer out of proportion");
     buffer.erase(0, consumed);
+    if (outcome == Handshake::Outcome::kStartTls) {
+      if (tls == TlsMode::kOff || stage == buse::Stage::kUnderTls) MustBeRight("TLS begins where it cannot");
+      handshake.Secured();
+      const buse::nbd::Terms terms = handshake.terms();
+      if (terms.replies != buse::nbd::Terms::Replies::kSimple || !terms.contexts.empty())
+        MustBeRight("something is kept from before");
+      stage = buse::Stage::kUnderTls;
+      outcome = Handshake::Outcome::kMore;
+      buffer.clear();  // as a connection that goes on would have nothing here
+    }
     if (outcome == Handshake::Outcome::kMore && buffer.size() > Handshake::kBufferSize) MustBeRight("too much is kept");
   }
   const buse::nbd::Terms terms = handshake.terms();
