@@ -77,7 +77,7 @@ class Handshake {
   nbd::Terms TermsOf(size_t which) const;
 
   const std::span<const nbd::Export* const> exports_;
-  const nbd::TlsMode tls_;
+  nbd::TlsMode tls_;
   bool secured_ = false;
   Step step_ = Step::kClientFlags;
   bool no_zeroes_ = false;

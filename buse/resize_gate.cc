@@ -4,20 +4,24 @@
 
 namespace buse {
 
-ResizeGate::Visit::Visit(ResizeGate* gate) : gate_(gate) {
+ResizeGate::Guest::Guest(ResizeGate* gate) : gate_(gate) {
   if (gate_ == nullptr) return;
-  {
-    std::lock_guard lock(gate_->mutex_);
-    ++gate_->visits_;
-  }
-  gate_->Enter();
+  std::lock_guard lock(gate_->mutex_);
+  ++gate_->guests_;
+}
+
+ResizeGate::Guest::~Guest() {
+  if (gate_ == nullptr) return;
+  std::lock_guard lock(gate_->mutex_);
+  --gate_->guests_;
+}
+
+ResizeGate::Visit::Visit(ResizeGate* gate) : gate_(gate) {
+  if (gate_ != nullptr) gate_->Enter();
 }
 
 ResizeGate::Visit::~Visit() {
-  if (gate_ == nullptr) return;
-  gate_->Leave();
-  std::lock_guard lock(gate_->mutex_);
-  --gate_->visits_;
+  if (gate_ != nullptr) gate_->Leave();
 }
 
 void ResizeGate::Enter() {
@@ -41,7 +45,7 @@ absl::Status ResizeGate::Alone(std::chrono::milliseconds limit, absl::FunctionRe
   if (changed_.wait_until(lock, end, [this] { return !resizing_; })) {
     resizing_ = true;
     const bool out = changed_.wait_until(lock, end, [this] { return inside_ == 0; });
-    const bool alone = visits_ == 1;
+    const bool alone = guests_ <= 1;
     lock.unlock();
     if (out) status = resize(alone);
     lock.lock();

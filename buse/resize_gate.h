@@ -18,6 +18,18 @@ namespace buse {
 // and no call to it. Thread-safe.
 class ResizeGate {
  public:
+  // A client, from before it is told a size to its end. Without a gate it does nothing.
+  class Guest {
+   public:
+    explicit Guest(ResizeGate* gate);
+    Guest(const Guest&) = delete;
+    Guest& operator=(const Guest&) = delete;
+    ~Guest();
+
+   private:
+    ResizeGate* const gate_;
+  };
+
   // A connection, from the beginning of its transmission to the end. Without a gate it does nothing. Used by one thread.
   class Visit {
    public:
@@ -34,14 +46,14 @@ class ResizeGate {
   void Leave();
 
   // For who is inside: runs `resize` while nobody else is, and those who want to be wait. kUnavailable: some were not out within
-  // `limit`. `alone`: there is no other connection at all.
+  // `limit`. `alone`: there is no other guest at all.
   absl::Status Alone(std::chrono::milliseconds limit, absl::FunctionRef<absl::Status(bool alone)> resize);
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
   // Guarded by mutex_.
-  int visits_ = 0;
+  int guests_ = 0;
   int inside_ = 0;
   bool resizing_ = false;  // nobody may enter
 };

@@ -15,10 +15,15 @@ using Abouts = std::vector<const nbd::Export*>;
 template <Transport T>
 absl::Status ServeClient(T transport, SocketTransport socket, std::span<ServedExport* const> exports, const Abouts& abouts,
                          const ServeOptions& options) {
+  // So that nothing that it is told of is cut off before it could use it: of the export that it chooses to the end.
+  std::vector<std::unique_ptr<ResizeGate::Guest>> guests;
+  for (ServedExport* exported : exports) guests.push_back(std::make_unique<ResizeGate::Guest>(exported->resize_gate()));
   Deadline negotiated(socket, std::chrono::seconds(options.handshake_timeout));
   const absl::StatusOr<std::optional<Agreement>> agreed =
       Negotiate(transport, abouts, [&] { return negotiated.LimitNextWait(); });
   if (!agreed.ok() || !agreed->has_value()) return agreed.status();
+  const std::unique_ptr<ResizeGate::Guest> guest = std::move(guests[(*agreed)->which]);
+  guests.clear();
   socket.LimitWaits(std::chrono::seconds(options.idle_timeout));
   return exports[(*agreed)->which]->ServeClient(transport, **agreed);
 }

@@ -24,6 +24,7 @@
 #include "buse/exported.h"
 #include "buse/nbd.h"
 #include "buse/negotiation.h"
+#include "buse/resize_gate.h"
 #include "buse/serve.h"
 #include "buse/size.h"
 #include "buse/tls.h"
@@ -58,6 +59,8 @@ class ServedExport {
   virtual ~ServedExport() = default;
 
   virtual nbd::Export& about() = 0;
+  // Null where no client may change the size.
+  virtual ResizeGate* resize_gate() = 0;
   // Serves a client that chose this one until its end.
   virtual absl::Status ServeClient(SocketTransport transport, const Agreement& agreement) = 0;
   virtual absl::Status ServeClient(TlsTransport transport, const Agreement& agreement) = 0;
@@ -86,6 +89,8 @@ class StackExport final : public ServedExport {
   }
 
   nbd::Export& about() override { return exported_.about; }
+
+  ResizeGate* resize_gate() override { return exported_.about.resize_limit > 0 ? &exported_.resize_gate : nullptr; }
 
   // Without TLS, requests are served by code that knows nothing of it.
   absl::Status ServeClient(SocketTransport transport, const Agreement& agreement) override {
