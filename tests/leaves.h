@@ -152,17 +152,22 @@ struct BasicFull {
   static absl::Status Extents(State& self, Range range, EmitExtent emit) {
     absl::Status status = self.script->Next("Extents", range);
     if (!status.ok()) return status;
-    [[maybe_unused]] const auto lock = Base::Base::HoldBytes(self);
     const auto zero = [&](uint64_t at) {
       const auto* begin = self.script->medium.data() + at;
       return *begin == std::byte{0} && std::memcmp(begin, begin + 1, kBlock - 1) == 0;
     };
-    for (uint64_t at = range.offset; at < range.end();) {
+    // What `emit` does may take the lock as well.
+    const auto extent_at = [&](uint64_t at) -> Extent {
+      [[maybe_unused]] const auto lock = Base::Base::HoldBytes(self);
       const bool hole = zero(at);
       uint64_t end = at + kBlock;
       while (end < range.end() && zero(end) == hole) end += kBlock;
-      if (!emit({{at, end - at}, hole ? Extent::Kind::kHole : Extent::Kind::kData})) break;
-      at = end;
+      return {{at, end - at}, hole ? Extent::Kind::kHole : Extent::Kind::kData};
+    };
+    for (uint64_t at = range.offset; at < range.end();) {
+      const Extent extent = extent_at(at);
+      if (!emit(extent)) break;
+      at = extent.range.end();
     }
     return absl::OkStatus();
   }
