@@ -142,6 +142,24 @@ TEST_F(ExportsTest, ContextsThatWereSetForOneAreNotThereForAnother) {
   EndServer();
 }
 
+TEST_F(ExportsTest, AllAreServedByTlsWhereItIsRequired) {
+  const std::string keys = folder_ + "/keys.psk";
+  const Result made = Shell("psktool -u alice -p " + keys);
+  ASSERT_EQ(made.exit_code, 0) << made.output << "(no psktool: run tools/setup)";
+  Serve({"--tls-psk", keys});
+  const auto secured = [&](const std::string& name) {
+    return "nbds+unix://alice@/" + name + "?socket=" + socket() + "&tls-psk-file=" + keys;
+  };
+  const Result list = RunToEnd({"nbdinfo", "--list", secured("")});
+  EXPECT_EQ(list.exit_code, 0) << list.output;
+  for (const char* part : {"protocol: newstyle-fixed with TLS", "export=\"scratch\"", "export=\"vault\"", "export=\"image-2\""}) {
+    EXPECT_TRUE(Says(list.output, part)) << part << "\n" << list.output;
+  }
+  EXPECT_EQ(Shell("cd " + folder_ + " && nbdcopy '" + secured("image-2") + "' out && cmp out image").exit_code, 0);
+  EXPECT_NE(Shell("nbdinfo --list '" + Uri() + "'").exit_code, 0) << "not in plain text";
+  EndServer();
+}
+
 TEST_F(ExportsTest, RealClientsListThemAll) {
   Serve();
   const Result list = RunToEnd({"nbdinfo", "--list", Uri()});
