@@ -463,10 +463,10 @@ void PageCache::Clear(Range range) {
     Shard& shard = piece.shard;
     Page& page = shard.page(slot);
     Clean(shard, slot, piece.page, piece.whole);
-    // Of a dirty sector the rest is still to be written, and what is cleared with it.
-    ForEachRun(piece, piece.touched & page.dirty,
-               [&](uint64_t from, uint64_t length) { std::memset(shard.bytes(slot) + from, 0, length); });
-    page.valid &= static_cast<Mask>(~piece.touched) | page.dirty;
+    // Of a sector that is not cleared as a whole, the rest may be dirty, or lent: nobody may store that once more.
+    const Mask kept = page.valid & piece.touched & static_cast<Mask>(~piece.whole);
+    ForEachRun(piece, kept, [&](uint64_t from, uint64_t length) { std::memset(shard.bytes(slot) + from, 0, length); });
+    page.valid &= static_cast<Mask>(~piece.whole);
     if (page.valid == 0 && page.pins.load(std::memory_order_acquire) == 0) shard.Discard(slot);
   });
 }

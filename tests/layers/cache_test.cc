@@ -539,6 +539,18 @@ TEST(CacheTest, TrimOfPartsOfSectorsSparesTheRest) {
   EXPECT_TRUE(cache.MediumHas(8100, 92, 1));
 }
 
+// Reading it again would store over what may be lent.
+TEST(CacheTest, ASectorTrimmedInPartStaysCached) {
+  CacheOver<Full> cache(1 << 20);
+  cache.ExpectRead(0, kPage, 0);
+  ASSERT_TRUE(decltype(cache)::Stack::Trim(cache.state, {100, 300}).ok());
+  cache.TakeCalls();
+  cache.ExpectRead(0, 100, 0);
+  cache.ExpectRead(100, std::vector<std::byte>(300));
+  cache.ExpectRead(400, kPage - 400, 0);
+  EXPECT_EQ(cache.TakeCalls(), Calls{});
+}
+
 TEST(CacheTest, HugeTrimsAreFast) {
   using Stack = Cache<Null>;
   auto state = std::make_unique<Stack::State>();
