@@ -97,7 +97,7 @@ template <Device D>
 absl::Status OpenAndServe(const std::string& program, typename D::Config config, const ServeOptions& options,
                           const std::string& name = "") {
   if (!CanResize<D> && options.resize_limit != 0) return CannotResize();
-  absl::StatusOr<Takeover> takeover = Takeover::Begin(options, LosesWhenKilled<D>(config));
+  absl::StatusOr<Takeover> takeover = Takeover::Begin(options, LossWhenKilled<D>(config));
   if (!takeover.ok()) return takeover.status();
   if (const Estate* estate = takeover->estate(); estate != nullptr && !AdoptContents<D>(config, estate->contents)) {
     return absl::InvalidArgumentError("--replace: the server that runs has another stack");

@@ -81,10 +81,12 @@ TEST_F(SafediskKernelTest, AFileSystemUnderVerifiedLoadStaysSound) {
 TEST_F(SafediskKernelTest, AKilledServerIsNotResumed) {
   Expect("cp /bin/bash " + Mountpoint() + "/kept && sync -f " + Mountpoint());
   EXPECT_EQ(server_->End(SIGKILL), 128 + SIGKILL);
-  const Result refused = Run({Safedisk(), Image(), device_, "--resume"});
-  EXPECT_EQ(refused.code, kExitBusy) << refused.output;
-  EXPECT_THAT(refused.output, HasSubstr("was in the memory of a server that is gone"));
-  EXPECT_THAT(refused.output, HasSubstr("--disconnect " + device_));
+  for (const std::string& target : {device_, std::string("/dev/nbd")}) {
+    const Result refused = Run({Safedisk(), Image(), target, "--resume"});
+    EXPECT_EQ(refused.code, kExitBusy) << refused.output;
+    EXPECT_THAT(refused.output, HasSubstr("was in the memory of a server that is gone"));
+    EXPECT_THAT(refused.output, HasSubstr("--disconnect " + device_));
+  }
   // What it says to do, and what is durable is there.
   Shell("umount " + Mountpoint());
   Expect(Safedisk() + " --disconnect " + device_ + " && " + Safedisk() + " check " + Image());
