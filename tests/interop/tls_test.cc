@@ -2,16 +2,23 @@
 //
 // TLS with the clients that people use: by certificates and by keys, what is refused and what the log says of it.
 
+#include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -34,6 +41,58 @@ using testing::RunToEnd;
 using testing::Shell;
 
 const std::string kMemdisk = Runfile("examples/memdisk");
+
+// Between clients and a server, on a socket of its own: passes on what both say, one connection at a time, and breaks it off when
+// the client has said `limit` bytes.
+class BreakingProxy {
+ public:
+  BreakingProxy(std::string path, std::string server) : path_(std::move(path)), server_(std::move(server)) {
+    const sockaddr_un address = Address(path_);
+    listener_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    EXPECT_EQ(bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(listen(listener_, 16), 0);
+    thread_ = std::thread([this] {
+      for (int client; (client = accept(listener_, nullptr, nullptr)) >= 0;) Pass(client);
+    });
+  }
+  ~BreakingProxy() {
+    shutdown(listener_, SHUT_RDWR);
+    thread_.join();
+    close(listener_);
+  }
+
+  std::atomic<uint64_t> limit = UINT64_MAX;
+  std::atomic<uint64_t> said = 0;  // by the client of the last connection
+
+ private:
+  static sockaddr_un Address(const std::string& path) {
+    sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = {}};
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    return address;
+  }
+
+  void Pass(int client) {
+    const sockaddr_un address = Address(server_);
+    const int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    EXPECT_EQ(connect(server, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    char bytes[4096];
+    for (said = 0; said < limit;) {
+      pollfd fds[] = {{client, POLLIN, 0}, {server, POLLIN, 0}};
+      poll(fds, 2, -1);
+      const bool from_client = fds[0].revents != 0;
+      const size_t most = from_client ? std::min<uint64_t>(sizeof bytes, limit - said) : sizeof bytes;
+      const ssize_t n = read(from_client ? client : server, bytes, most);
+      if (n <= 0 || send(from_client ? server : client, bytes, n, MSG_NOSIGNAL) != n) break;
+      if (from_client) said += n;
+    }
+    close(server);
+    close(client);
+  }
+
+  std::string path_, server_;
+  int listener_ = -1;
+  std::thread thread_;
+};
 
 class TlsTest : public ::testing::Test {
  protected:
@@ -309,6 +368,25 @@ TEST_F(TlsTest, PlainTextBehindStartTlsIsNeverTaken) {
     EXPECT_TRUE(server_->WaitFor("no agreement on TLS")) << server_->output();
   }
   ExpectServes(ByCertificates("good"));
+  EndServer();
+}
+
+TEST_F(TlsTest, ConnectionsThatBreakAtAnyByte) {
+  ServeByKeys();
+  const auto count_files = [&] { return Do("ls /proc/" + std::to_string(server_->pid()) + "/fd | wc -l"); };
+  const std::string files = count_files();
+  BreakingProxy proxy(folder_ + "/proxy", socket_);
+  const std::string uri = "nbds+unix://alice@/disk?socket=" + folder_ + "/proxy&tls-psk-file=" + folder_ + "/psk/keys.psk";
+  ExpectServes(uri);
+  // What nbdinfo says ends with two requests to disconnect. From the first on the server may have nothing more to do.
+  const uint64_t whole = proxy.said;
+  ASSERT_GT(whole, 500u);
+  RecordProperty("bytes", std::to_string(whole));
+  for (proxy.limit = 0; proxy.limit < whole - 200; ++proxy.limit) DoInVain("nbdinfo --size '" + uri + "'");
+  for (; proxy.limit < whole; ++proxy.limit) Shell("nbdinfo --size '" + uri + "'");
+  ExpectServes(ByKey("alice"));
+  for (int tries = 0; tries < 100 && count_files() != files; ++tries) usleep(100000);
+  EXPECT_EQ(count_files(), files);
   EndServer();
 }
 
