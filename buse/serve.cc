@@ -336,8 +336,12 @@ absl::Status CheckTarget(const ServeOptions& options) {
   absl::StatusOr<Target> target = ParseTarget(options.target);
   if (!target.ok()) return target.status();
   if (target->kind == Target::Kind::kStandardInput) return CheckStandardInput();
-  const bool attaches = target->kind == Target::Kind::kKernelDevice && !options.resume && !options.replace;
-  return attaches ? CheckKernelDevice(target->path) : absl::OkStatus();
+  if (target->kind != Target::Kind::kKernelDevice) return absl::OkStatus();
+  if (options.resize_limit != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--resize-limit is for NBD clients; ", target->path,
+                                                   " is resized by the command \"resize\": leave the option out"));
+  }
+  return options.resume || options.replace ? absl::OkStatus() : CheckKernelDevice(target->path);
 }
 
 absl::Status Serve(Service& service, const ServeOptions& options) {

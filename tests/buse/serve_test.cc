@@ -72,6 +72,7 @@ TEST(ServeTest, BadCommandLines) {
       {{kMemdisk, "1M", "nbd://no.such.host.invalid/"}, 3, "no.such.host.invalid"},
       {{kMemdisk, "1M", "/dev/null"}, 3, "/dev/null"},
       {{kMemdisk, "1M", "/dev/nbd-none"}, 3, "nbd"},
+      {{kMemdisk, "1M", "/dev/nbd0", "--resize-limit", "2M"}, 2, "the command \"resize\""},
       {{kMemdisk, "1M", Uri(folder / "s"), "more"}, 2, "more"},
       {{kMemdisk, "1M", Uri(folder / "s"), "--block-size", "777"}, 2, "777"},
       {{kLoopback, folder / "new", "--create", "1M", "/dev/null"}, 3, "/dev/null"},

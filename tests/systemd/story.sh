@@ -39,7 +39,7 @@ first() {
   check "locked memory" grep -q '^VmLck:.* [1-9][0-9]* kB' "/proc/$(pid data)/status"
   check "not for the OOM killer" grep -qx -- -1000 "/proc/$(pid data)/oom_score_adj"
   # Shorter than the defaults, from the next start on.
-  sed -i 's/$/ --request-timeout 2 --dead-timeout 6/' /etc/buse/data.conf
+  sed -i 's/$/ --request-timeout 2 --dead-timeout 20/' /etc/buse/data.conf
   follow 'Mount by fstab'
   echo kept >/mnt/data/kept
 }
@@ -77,7 +77,7 @@ upgrade_and_crash() {
 recover() {
   mv /srv/data.img /srv/moved.img
   kill -KILL "$(pid data)"
-  check "I/O fails in the end" eval '! timeout 60 dd if=/dev/zero of=/mnt/data/lost bs=64k count=4 conv=fsync status=none 2>/dev/null'
+  check "I/O fails in the end" eval '! timeout 120 dd if=/dev/zero of=/mnt/data/lost bs=64k count=4 conv=fsync status=none 2>/dev/null'
   mv /srv/moved.img /srv/data.img
   follow Recover
   check "what was flushed is there" grep -qx kept /mnt/data/kept
