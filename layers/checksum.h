@@ -6,7 +6,7 @@
 // Guarantees: a Read returns what was written, or fails; where it fails with kDataLoss, its message names the first wrong block
 // and how many there are. A power cut makes no good block look damaged and lets no damaged one pass: after it each block is,
 // whole, what it was when it was last flushed, or what was written later. For that the device below must write blocks of kBlock
-// bytes whole, as disks do their sectors.
+// bytes whole, as disks do their sectors: more than 512 only where its type says so (atomic_write.h).
 //
 // The medium. All places are multiples of 4096 but for the end of the data. The superblock (superblock.h) has the version, the
 // fingerprint (hash and block size) and, as fields, the other numbers of this picture:
@@ -78,7 +78,7 @@
 // or Write that needs room, even if all went well then: below it may have been lost all the same. When sums could not be
 // logged, a checkpoint comes before the next ones. Slots that cannot be read in Open are taken for damaged.
 //
-//   using Stack = buse::Checksum<buse::FileBacked>;  // or Checksum<buse::FileBacked, buse::Xxh3, 4096>
+//   using Stack = buse::Checksum<buse::FileBacked>;  // or Checksum<buse::Journal<buse::FileBacked>, buse::Xxh3, 4096>
 //   Stack::Config config{.log = 1 << 20, .stage = 64 << 20, .below = {.path = "disk.img"}};
 //   buse::FormatStack<Stack>(config, progress);  // once; the verb `check` reads all data and names what is damaged
 
@@ -98,6 +98,7 @@
 #include "buse/device.h"
 #include "buse/medium.h"
 #include "buse/operations.h"
+#include "layers/atomic_write.h"
 #include "layers/checksum_geometry.h"
 #include "layers/checksum_hash.h"
 #include "layers/checksum_log.h"
@@ -117,6 +118,9 @@ struct Checksum {
                 "buse: Checksum has blocks of 512, 1024, 2048 or 4096 bytes");
   static_assert(kBlock % Below::kBlockSize == 0 && 4096 % Below::kBlockSize == 0,
                 "buse: the blocks of Checksum consist of whole blocks of the device below: give it a larger kBlock");
+  static_assert(kBlock <= AtomicWrite<Below>(),
+                "buse: the device below Checksum must write its blocks whole: give it blocks of 512, put a Journal below it, or "
+                "say that a disk has larger sectors (layers/atomic_write.h)");
 
   struct Config {
     uint64_t log = 0;           // for Format: a medium keeps the log it was formatted with; 0: by its size

@@ -96,6 +96,7 @@ struct BasicWriter {
   using State = typename Base::State;
 
   static constexpr uint64_t kBlockSize = kBlock;
+  static constexpr uint64_t kAtomicWrite = 4096;
   static constexpr Concurrency kConcurrency = kRunsTogether;
 
   static constexpr auto Describe() { return Base::Describe(); }
@@ -122,6 +123,7 @@ struct BasicFull {
 
   static constexpr uint64_t kBlockSize = kBlock;
   static constexpr Concurrency kConcurrency = kRunsTogether;
+  static constexpr uint64_t kAtomicWrite = 4096;
   // What Backing names: the bytes as if the medium were this file.
   static constexpr int kBackingFd = 4242;
 

@@ -26,6 +26,7 @@
 #include "layers/contract.h"
 #include "layers/delay.h"
 #include "layers/faulty.h"
+#include "layers/journal.h"
 #include "layers/log.h"
 #include "layers/maintain.h"
 #include "layers/memory.h"
@@ -172,6 +173,25 @@ struct TestConfig<Checksum<B>> {
   }
 };
 
+template <Device B>
+using JournalOver = Journal<B, 4096>;
+
+// As small as can be.
+template <Device B>
+struct TestConfig<Journal<B, 4096>> {
+  using Stack = Journal<B, 4096>;
+  static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<B>::kSize / 4096 * 4096 - 40960;  // or more
+  static typename Stack::Config Make(Media& media) {
+    typename Stack::Config config = {.log = 24576, .below = TestConfig<B>::Make(media)};
+    if (absl::Status status = FormatStack<Stack>(config, [](uint64_t, uint64_t) {}); !status.ok()) {
+      std::fprintf(stderr, "cannot format: %s\n", status.ToString().c_str());
+      std::abort();
+    }
+    return config;
+  }
+};
+
 // Regions are small, so that there are many. A leg that failed does not end the test.
 template <Device... B>
 struct TestConfig<Mirror<B...>> {
@@ -230,6 +250,7 @@ struct TestConfig<Maintain<B>> {
   X(Contract, Contract, true)                                                                                   \
   X(Delay, Delay, true)                                                                                         \
   X(Faulty, Faulty, true)                                                                                       \
+  X(Journal, JournalOver, CanWrite<B>&& TestConfig<B>::kPersists)                                               \
   X(Log, Log, true)                                                                                             \
   X(Maintain, MaintainOver, CanWrite<B>&& TestConfig<B>::kPersists&& B::kConcurrency == Concurrency::kParallel) \
   X(Mirror, MirrorOver, CanWrite<B>&& TestConfig<B>::kPersists)                                                 \
