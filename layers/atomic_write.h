@@ -3,8 +3,7 @@
 // What a device writes whole: for layers whose bytes on the medium are only right if a power cut leaves some of a Write or
 // none.
 //
-//   static constexpr uint64_t kAtomicWrite   of a device: a Write of so many bytes, at a multiple of them, is there as a whole
-//   or
+//   static constexpr uint64_t kAtomicWrite   of a device: a Write of so many bytes, at a multiple of them, is there whole or
 //                                            not at all after a power cut. A power of two. Absent: it says nothing
 //
 // A disk of physical sectors of 4096 bytes behind FileBacked, which cannot know that:
