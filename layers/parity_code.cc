@@ -41,17 +41,23 @@ void ParityCode::Reconstruct(LegMask known, LegMask wanted, std::byte* const* el
   // Any K rows of a Cauchy matrix under an identity are independent.
   [[maybe_unused]] const int singular = gf_invert_matrix(rows.data(), inverse.data(), static_cast<int>(data_));
   assert(singular == 0);
-  std::array<unsigned char, kTable * kMostElements> tables;
+  // The rows of what is wanted, in terms of what is known.
+  std::array<unsigned char, kMostElements * kMostElements> wanted_rows = {};
+  std::array<unsigned char*, kMostElements> targets;
+  size_t targets_used = 0;
   ForEachLeg(wanted, [&](size_t element) {
-    // The element's row, in terms of what is known.
-    std::array<unsigned char, kMostElements> row = {};
+    unsigned char* const row = wanted_rows.data() + targets_used * data_;
     for (size_t i = 0; i < data_; ++i) {
       for (size_t j = 0; j < data_; ++j) row[j] ^= gf_mul(matrix_[element * data_ + i], inverse[i * data_ + j]);
     }
-    ec_init_tables(static_cast<int>(data_), 1, row.data(), tables.data());
-    unsigned char* target = reinterpret_cast<unsigned char*>(elements[element]);
-    ec_encode_data(static_cast<int>(bytes), static_cast<int>(data_), 1, tables.data(), sources.data(), &target);
+    targets[targets_used++] = reinterpret_cast<unsigned char*>(elements[element]);
   });
+  // K known and others wanted, of 16.
+  std::array<unsigned char, kTable * kMostElements / 2 * kMostElements / 2> tables;
+  const int k = static_cast<int>(data_);
+  const int rows_used = static_cast<int>(targets_used);
+  ec_init_tables(k, rows_used, wanted_rows.data(), tables.data());
+  ec_encode_data(static_cast<int>(bytes), k, rows_used, tables.data(), sources.data(), targets.data());
 }
 
 }  // namespace buse
