@@ -106,6 +106,33 @@ struct Exported {
     return absl::OkStatus();
   }
 
+  // What of the range is in memory, from its beginning, as far as `emit` wants it and no further than is quickly told. Neighbours
+  // differ.
+  absl::Status Residency([[maybe_unused]] Range range, [[maybe_unused]] EmitResident emit) {
+    if constexpr (CanResidency<Stack>) {
+      Resident merged = {{range.offset, 0}};
+      bool more = true;
+      const auto add = [&](const Resident& next) {
+        if (merged.range.length > 0 && !merged.AlikeIn(next)) {
+          more = emit(merged);
+          merged.range = {merged.range.end(), 0};
+        }
+        if (!more) return false;
+        merged = {{merged.range.offset, merged.range.length + next.range.length}, next.cached, next.dirty};
+        return true;
+      };
+      for (int calls = 0; calls < kMostCalls && more && merged.range.end() < range.end(); ++calls) {
+        const Range rest = {merged.range.end(), range.end() - merged.range.end()};
+        absl::Status status = gate.Pass(rest, [&] { return Stack::Residency(device, rest, add); });
+        if (!status.ok()) return status;
+        if (more && merged.range.end() == rest.offset) add({rest});  // a layer's mistake must not keep the client waiting
+      }
+      if (more && merged.range.length > 0) emit(merged);
+      return absl::OkStatus();
+    }
+    return NotOffered();
+  }
+
   // While nothing else uses the device.
   absl::Status Resize([[maybe_unused]] uint64_t size) {
     if constexpr (CanResize<Stack>) {
@@ -117,6 +144,9 @@ struct Exported {
   }
 
  private:
+  // Of Residency for one answer: a server that looks further keeps others waiting.
+  static constexpr int kMostCalls = 16;
+
   // For what the announced flags rule out.
   static absl::Status NotOffered() { return absl::UnimplementedError("the device has no such operation"); }
 

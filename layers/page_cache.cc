@@ -270,6 +270,39 @@ uint64_t PageCache::Leading(Range range, bool cached) {
   return length;
 }
 
+void PageCache::Residency(Range range, EmitResident emit) {
+  Resident run = {{range.offset, 0}};
+  bool more = true;
+  const auto add = [&](uint64_t length, bool cached, bool dirty) {
+    const Resident next = {{run.range.end(), length}, cached, dirty};
+    if (run.range.length > 0 && !run.AlikeIn(next)) {
+      more = more && emit(run);
+      run = next;
+    } else {
+      run = {{run.range.offset, run.range.length + length}, cached, dirty};
+    }
+  };
+  uint64_t told = 0;
+  ForEachPiece(range, [&](const Piece& piece) {
+    Mask valid = 0, dirty = 0;
+    {
+      std::lock_guard lock(piece.shard.mutex);
+      if (const uint32_t slot = piece.Find(); slot != kNone) {
+        valid = piece.shard.page(slot).valid;
+        dirty = piece.shard.page(slot).dirty;
+      }
+    }
+    for (uint64_t from = piece.from, end = piece.from + piece.length; from < end;) {
+      const unsigned sector = from >> sector_bits_;
+      const uint64_t next = std::min(end, uint64_t{sector + 1} << sector_bits_);
+      add(next - from, (valid >> sector & 1) != 0, (dirty >> sector & 1) != 0);
+      from = next;
+    }
+    return more && ++told < kMostTold;
+  });
+  if (more && run.range.length > 0) emit(run);
+}
+
 // ---- What was written above.
 
 // Counts a page as dirty. False: no more may be.
