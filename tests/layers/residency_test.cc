@@ -37,13 +37,14 @@ namespace {
 
 using testing::Bare;
 using testing::Full;
+using testing::Full512;
 
 // Tells of every sector something else, at most three with one call.
 struct Marked : Full {
   static constexpr uint64_t kSector = 512;
 
   static Resident Of(uint64_t sector) { return {{sector * kSector, kSector}, sector % 2 == 1, sector % 4 == 3}; }
-  static absl::Status Residency(State &self, Range range, EmitResident emit) {
+  static absl::Status Residency(State& self, Range range, EmitResident emit) {
     if (absl::Status status = self.script->Next("Residency", range); !status.ok()) return status;
     uint64_t at = range.offset;
     for (int told = 0; told < 3 && at < range.end(); ++told) {
@@ -62,23 +63,25 @@ struct Marked : Full {
 template <class D>
 constexpr bool kTells = CanResidency<D>;
 static_assert(kTells<Passthrough<Marked>> && kTells<Log<Marked>> && kTells<Delay<Marked>> && kTells<Stats<Marked>> &&
-              kTells<RateLimit<Marked>> && kTells<ReadOnly<Marked>> && kTells<Retry<Marked>> && kTells<Recording<Marked>> &&
-              kTells<RangeLock<Marked>> && kTells<Serialize<Marked>> && kTells<Contract<Marked>>);
+              kTells<RateLimit<Marked>> && kTells<ReadOnly<Marked>> && kTells<Retry<Marked>> && kTells<RangeLock<Marked>> &&
+              kTells<Serialize<Marked>> && kTells<Contract<Marked>>);
 static_assert(kTells<Offset<Marked>> && kTells<Partition<Marked>> && kTells<Stripe<2, Marked>> &&
               kTells<Concat<Marked, Marked>>);
 static_assert(!kTells<Concat<Marked, Full>> && !kTells<Align<Marked>> && !kTells<Mirror<Marked, Marked>> &&
               !kTells<Checksum<Marked>>);
 static_assert(!kTells<Full> && !kTells<Passthrough<Full>> && !kTells<Offset<Full>> && !kTells<Stripe<2, Full>>);
+// Recording counts in blocks of 512.
+static_assert(kTells<Recording<Cache<Full512>>> && !kTells<Recording<Marked>>);
 static_assert(kTells<Cache<Bare>> && kTells<Log<Offset<Cache<Full>>>>);
 
 // All that a device tells of a range, by as many calls as it takes; neighbours
 // that are alike are one.
 template <Device D>
-std::vector<Resident> Told(typename D::State &state, Range range) {
+std::vector<Resident> Told(typename D::State& state, Range range) {
   std::vector<Resident> all;
   for (uint64_t at = range.offset; at < range.end();) {
     const uint64_t before = at;
-    const absl::Status status = D::Residency(state, {at, range.end() - at}, [&](const Resident &resident) {
+    const absl::Status status = D::Residency(state, {at, range.end() - at}, [&](const Resident& resident) {
       EXPECT_EQ(resident.range.offset, at);
       EXPECT_GT(resident.range.length, 0u);
       at = resident.range.end();
@@ -99,12 +102,12 @@ std::vector<Resident> Told(typename D::State &state, Range range) {
 // By sectors, of a device that shows sector `shown(i)` of a Marked as its
 // sector i.
 template <Device D, class Shown>
-void ExpectShows(typename D::State &state, Shown shown) {
+void ExpectShows(typename D::State& state, Shown shown) {
   const uint64_t sectors = D::Size(state) / Marked::kSector;
   ASSERT_GT(sectors, 3u);
   for (uint64_t from : {uint64_t{0}, uint64_t{3}}) {
     uint64_t at = from;
-    for (const Resident &resident : Told<D>(state, {from * Marked::kSector, D::Size(state) - from * Marked::kSector})) {
+    for (const Resident& resident : Told<D>(state, {from * Marked::kSector, D::Size(state) - from * Marked::kSector})) {
       for (uint64_t end = resident.range.end() / Marked::kSector; at < end; ++at) {
         ASSERT_TRUE(resident.AlikeIn(Marked::Of(shown(at)))) << "sector " << at;
       }
@@ -113,15 +116,14 @@ void ExpectShows(typename D::State &state, Shown shown) {
   }
   // Who has enough is not told more.
   int calls = 0;
-  EXPECT_TRUE(D::Residency(state, {0, D::Size(state)}, [&](const Resident &) { return ++calls < 2; }).ok());
+  EXPECT_TRUE(D::Residency(state, {0, D::Size(state)}, [&](const Resident&) { return ++calls < 2; }).ok());
   EXPECT_LE(calls, 2);
 }
 
 template <class D>
 class ObserverResidencyTest : public ::testing::Test {};
-using Observers =
-    ::testing::Types<Passthrough<Marked>, Stats<Marked>, ReadOnly<Marked>, Retry<Marked>, Recording<Marked>, RangeLock<Marked>,
-                     Serialize<Marked>, Contract<Marked>, Contract<Passthrough<Contract<Marked>>>>;
+using Observers = ::testing::Types<Passthrough<Marked>, Stats<Marked>, ReadOnly<Marked>, Retry<Marked>, RangeLock<Marked>,
+                                   Serialize<Marked>, Contract<Marked>, Contract<Passthrough<Contract<Marked>>>>;
 TYPED_TEST_SUITE(ObserverResidencyTest, Observers);
 
 TYPED_TEST(ObserverResidencyTest, IsThatOfTheDeviceBelow) {
@@ -160,18 +162,18 @@ TEST(ResidencyTest, AFailureBelowIsPassedOn) {
   testing::Script script;
   script.fail_at = 0;
   ASSERT_TRUE(D::Open({.below = {.script = &script}}, *state).ok());
-  EXPECT_EQ(D::Residency(*state, {0, 512}, [](const Resident &) { return true; }), script.error);
+  EXPECT_EQ(D::Residency(*state, {0, 512}, [](const Resident&) { return true; }), script.error);
 }
 
 // ---- Cache.
 
-using Cached = Contract<Cache<Memory>>;
+// Without Contract, which reads what was trimmed.
+using Cached = Cache<Memory>;
 
 struct OpenCache {
   explicit OpenCache(bool write_through = false) {
     EXPECT_TRUE(
-        Cached::Open({.below = {.size = 64 << 10, .write_through = write_through, .read_ahead = 0, .below = {.size = 1 << 20}}},
-                     state)
+        Cached::Open({.size = 64 << 10, .write_through = write_through, .read_ahead = 0, .below = {.size = 1 << 20}}, state)
             .ok());
   }
   void Write(uint64_t offset, size_t length) {
@@ -218,7 +220,7 @@ TEST(CacheResidencyTest, WhatWasEvictedIsNotThere) {
   OpenCache cache;
   for (uint64_t page = 0; page < 64; ++page) cache.Read(page * 4096, 4096);
   uint64_t cached = 0;
-  for (const Resident &resident : cache.Of({0, 1 << 20})) cached += resident.cached ? resident.range.length : 0;
+  for (const Resident& resident : cache.Of({0, 1 << 20})) cached += resident.cached ? resident.range.length : 0;
   EXPECT_EQ(cached, uint64_t{64} << 10) << "as much as fits";
 }
 
