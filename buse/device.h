@@ -20,7 +20,7 @@
 //   Status Trim(State&, Range)           OK: reads as zeroes; space may be released
 //   Status WriteZeroes(State&, Range)    OK: reads as zeroes; space stays allocated
 //   Status Extents(State&, Range, EmitExtent)   emits a non-empty prefix of the range, in order, without gaps
-//   Status Residency(State&, Range, EmitResident)   emits a prefix likewise: what of the range is in memory, and what is there alone
+//   Status Residency(State&, Range, EmitResident)   emits a prefix likewise: what is in memory, and what of that is only there
 //   Status Prefetch(State&, Range)       a hint: the range will be read soon
 //   Status View(State&, Range, Gather&)  OK: the bytes were appended in order; valid until the gather is released, for which no
 //                                        View may wait
@@ -106,7 +106,7 @@ using EmitExtent = absl::FunctionRef<bool(const Extent&)>;
 struct Resident {
   Range range;
   bool cached = false;  // in memory, so that reading them waits for nothing
-  bool dirty = false;   // not yet on what lies below: a Flush has something to do
+  bool dirty = false;   // only there: a Flush has something to do. What is dirty is cached
 
   bool AlikeIn(const Resident& other) const { return cached == other.cached && dirty == other.dirty; }
   friend constexpr bool operator==(const Resident&, const Resident&) = default;

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "buse/coarse_extents.h"
+#include "buse/coarse_residency.h"
 #include "buse/device.h"
 #include "buse/gate.h"
 #include "buse/gather.h"
@@ -106,28 +107,20 @@ struct Exported {
     return absl::OkStatus();
   }
 
-  // What of the range is in memory, from its beginning, as far as `emit` wants it and no further than is quickly told. Neighbours
-  // differ.
+  // What of the range is in memory, from its beginning, as far as `emit` wants it and no further than is quickly told: see
+  // CoarseResidency.
   absl::Status Residency([[maybe_unused]] Range range, [[maybe_unused]] EmitResident emit) {
     if constexpr (CanResidency<Stack>) {
-      Resident merged = {{range.offset, 0}};
-      bool more = true;
-      const auto add = [&](const Resident& next) {
-        if (merged.range.length > 0 && !merged.AlikeIn(next)) {
-          more = emit(merged);
-          merged.range = {merged.range.end(), 0};
-        }
-        if (!more) return false;
-        merged = {{merged.range.offset, merged.range.length + next.range.length}, next.cached, next.dirty};
-        return true;
-      };
-      for (int calls = 0; calls < kMostCalls && more && merged.range.end() < range.end(); ++calls) {
-        const Range rest = {merged.range.end(), range.end() - merged.range.end()};
-        absl::Status status = gate.Pass(rest, [&] { return Stack::Residency(device, rest, add); });
+      CoarseResidency coarse(range, about.min_block, emit);
+      for (int calls = 0; coarse.WantsMore() && (calls < kMostCalls || coarse.in_unit()); ++calls) {
+        const Range rest = coarse.rest();
+        absl::Status status = gate.Pass(rest, [&] {
+          return Stack::Residency(device, rest, [&](const Resident& resident) { return coarse.Add(resident); });
+        });
         if (!status.ok()) return status;
-        if (more && merged.range.end() == rest.offset) add({rest});  // a layer's mistake must not keep the client waiting
+        if (coarse.rest() == rest) coarse.Add({rest});  // a layer's mistake must not keep the client waiting
       }
-      if (more && merged.range.length > 0) emit(merged);
+      coarse.Finish();
       return absl::OkStatus();
     }
     return NotOffered();

@@ -175,6 +175,7 @@ struct Contract {
       entry.Ensure(got.length > 0 && got.offset == next && got.length <= range.end() - next,
                    "what Residency emits must come in order, without gaps, not be empty and lie within the range");
       entry.Ensure(got.length % kBlockSize == 0, "what Residency emits must be aligned to kBlockSize" + BlockSize());
+      entry.Ensure(resident.cached || !resident.dirty, "what Residency calls dirty must be cached");
       next = got.end();
       more = emit(resident);
       return more;

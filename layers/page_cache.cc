@@ -289,12 +289,14 @@ void PageCache::Residency(Range range, EmitResident emit) {
       std::lock_guard lock(piece.shard.mutex);
       if (const uint32_t slot = piece.Find(); slot != kNone) {
         valid = piece.shard.page(slot).valid;
-        dirty = piece.shard.page(slot).dirty;
+        dirty = BUSE_DEFECT("cache-calls-clean-dirty") ? valid : piece.shard.page(slot).dirty;
       }
     }
-    for (uint64_t from = piece.from, end = piece.from + piece.length; from < end;) {
-      const unsigned sector = from >> sector_bits_;
-      const uint64_t next = std::min(end, uint64_t{sector + 1} << sector_bits_);
+    if (valid == 0 && BUSE_DEFECT("cache-tells-of-pages-alone")) return true;
+    const uint64_t end = BUSE_DEFECT("cache-tells-whole-pages") ? kPage : piece.from + piece.length;
+    for (uint64_t from = piece.from; from < end;) {
+      const uint64_t sector = from >> sector_bits_;
+      const uint64_t next = std::min(end, (sector + 1) << sector_bits_);
       add(next - from, (valid >> sector & 1) != 0, (dirty >> sector & 1) != 0);
       from = next;
     }

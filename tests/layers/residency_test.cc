@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a device keeps in memory, as Cache tells it, and as the layers above
-// pass it on.
+// What a device keeps in memory, as Cache tells it, and as the layers above pass it on.
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -40,7 +41,9 @@ using testing::Full;
 using testing::Full512;
 
 // Tells of every sector something else, at most three with one call.
-struct Marked : Full {
+template <uint64_t kBlock>
+struct BasicMarked : testing::BasicFull<kBlock, Concurrency::kParallel> {
+  using State = typename testing::BasicFull<kBlock, Concurrency::kParallel>::State;
   static constexpr uint64_t kSector = 512;
 
   static Resident Of(uint64_t sector) { return {{sector * kSector, kSector}, sector % 2 == 1, sector % 4 == 3}; }
@@ -58,8 +61,10 @@ struct Marked : Full {
   }
 };
 
-// Who passes it on, and who does not: a transform keeps bytes elsewhere, or in
-// another form.
+using Marked = BasicMarked<1>;
+using MarkedBlocks = BasicMarked<512>;
+
+// Who passes it on, and who does not: a transform keeps bytes elsewhere, or in another form; Align does not.
 template <class D>
 constexpr bool kTells = CanResidency<D>;
 static_assert(kTells<Passthrough<Marked>> && kTells<Log<Marked>> && kTells<Delay<Marked>> && kTells<Stats<Marked>> &&
@@ -67,15 +72,14 @@ static_assert(kTells<Passthrough<Marked>> && kTells<Log<Marked>> && kTells<Delay
               kTells<Serialize<Marked>> && kTells<Contract<Marked>>);
 static_assert(kTells<Offset<Marked>> && kTells<Partition<Marked>> && kTells<Stripe<2, Marked>> &&
               kTells<Concat<Marked, Marked>>);
-static_assert(!kTells<Concat<Marked, Full>> && !kTells<Align<Marked>> && !kTells<Mirror<Marked, Marked>> &&
-              !kTells<Checksum<Marked>>);
+static_assert(kTells<Align<Marked>>);
+static_assert(!kTells<Concat<Marked, Full>> && !kTells<Mirror<Marked, Marked>> && !kTells<Checksum<Marked>>);
 static_assert(!kTells<Full> && !kTells<Passthrough<Full>> && !kTells<Offset<Full>> && !kTells<Stripe<2, Full>>);
 // Recording counts in blocks of 512.
 static_assert(kTells<Recording<Cache<Full512>>> && !kTells<Recording<Marked>>);
 static_assert(kTells<Cache<Bare>> && kTells<Log<Offset<Cache<Full>>>>);
 
-// All that a device tells of a range, by as many calls as it takes; neighbours
-// that are alike are one.
+// All that a device tells of a range, by as many calls as it takes; neighbours that are alike are one.
 template <Device D>
 std::vector<Resident> Told(typename D::State& state, Range range) {
   std::vector<Resident> all;
@@ -99,8 +103,7 @@ std::vector<Resident> Told(typename D::State& state, Range range) {
   return all;
 }
 
-// By sectors, of a device that shows sector `shown(i)` of a Marked as its
-// sector i.
+// By sectors, of a device that shows sector `shown(i)` of a Marked as its sector i.
 template <Device D, class Shown>
 void ExpectShows(typename D::State& state, Shown shown) {
   const uint64_t sectors = D::Size(state) / Marked::kSector;
@@ -154,6 +157,31 @@ TEST(ResidencyTest, ConcatTranslates) {
   std::get<1>(config.below.below).size = 512 * 7;
   ASSERT_TRUE(D::Open(config, *state).ok());
   ExpectShows<D>(*state, [](uint64_t sector) { return sector < 5 ? sector : sector - 5; });
+}
+
+TEST(ResidencyTest, AlignWidensAndCuts) {
+  using D = Contract<Align<Contract<MarkedBlocks>>>;
+  auto state = std::make_unique<D::State>();
+  ASSERT_TRUE(D::Open({}, *state).ok());
+  ExpectShows<D>(*state, [](uint64_t sector) { return sector; });
+  EXPECT_EQ(Told<D>(*state, {600, 1000}),
+            (std::vector<Resident>{{{600, 424}, true, false}, {{1024, 512}}, {{1536, 64}, true, true}}));
+}
+
+TEST(ResidencyTest, PartitionTranslates) {
+  using D = Contract<Partition<Marked>>;
+  std::array<std::byte, 512> mbr = {};
+  mbr[446 + 4] = std::byte{0x83};
+  mbr[446 + 8] = std::byte{3};
+  mbr[446 + 12] = std::byte{20};
+  mbr[510] = std::byte{0x55};
+  mbr[511] = std::byte{0xaa};
+  testing::Script script;
+  script.medium.assign(64 << 10, std::byte{});
+  std::copy(mbr.begin(), mbr.end(), script.medium.begin());
+  auto state = std::make_unique<D::State>();
+  ASSERT_TRUE(D::Open({.below = {.partition = 1, .below = {.size = 64 << 10, .script = &script}}}, *state).ok());
+  ExpectShows<D>(*state, [](uint64_t sector) { return sector + 3; });
 }
 
 TEST(ResidencyTest, AFailureBelowIsPassedOn) {
