@@ -129,6 +129,10 @@ enum ReplyType : uint16_t {
 inline constexpr uint32_t kStateHole = 1 << 0;
 inline constexpr uint32_t kStateZero = 1 << 1;
 
+// Flags of an extent in the context buse:cache: see docs/nbd-conformance.md.
+inline constexpr uint32_t kStateCached = 1 << 0;
+inline constexpr uint32_t kStateDirty = 1 << 1;
+
 enum Error : uint32_t {
   kOk = 0,
   kEperm = 1,
@@ -182,12 +186,13 @@ constexpr uint16_t WithoutWriting(uint16_t flags) {
 // Metadata contexts. Their IDs are ours to choose.
 enum ContextId : uint32_t {
   kBaseAllocation = 1,  // what is allocated
+  kBuseCache = 2,       // what is in memory; our own
 };
 struct Context {
   ContextId id;
   const char* name;
 };
-inline constexpr Context kContexts[] = {{kBaseAllocation, "base:allocation"}};
+inline constexpr Context kContexts[] = {{kBaseAllocation, "base:allocation"}, {kBuseCache, "buse:cache"}};
 
 // Some of them.
 class ContextSet {
@@ -210,7 +215,7 @@ class ContextSet {
 // What a server of `Stack` can tell besides its bytes.
 template <Device Stack>
 consteval ContextSet ContextsOf() {
-  return ContextSet().With(kBaseAllocation, CanExtents<Stack>);
+  return ContextSet().With(kBaseAllocation, CanExtents<Stack>).With(kBuseCache, CanResidency<Stack>);
 }
 
 // A device as a server offers it. Sizes in bytes.

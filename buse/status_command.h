@@ -77,7 +77,10 @@ class StatusCommand {
     return absl::OkStatus();
   }
 
-  static absl::Status Ask(Session& session, Range range, nbd::ContextId, BlockStatus& descriptors) {
+  static absl::Status Ask(Session& session, Range range, nbd::ContextId context, BlockStatus& descriptors) {
+    if (context == nbd::kBuseCache) {
+      return session.exported.Residency(range, [&](const Resident& resident) { return descriptors.Add(resident); });
+    }
     const uint64_t granularity = std::max<uint64_t>(512, session.exported.about.min_block);
     return session.exported.Extents(range, granularity, [&](const Extent& extent) { return descriptors.Add(extent); });
   }

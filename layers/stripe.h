@@ -148,6 +148,15 @@ struct Stripe {
     return absl::OkStatus();
   }
 
+  // A prefix, which ends where the first chunk ends.
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<B> {
+    const size_t leg = LegOf(range.offset);
+    const Range there = {LegOffset(leg, range.offset), std::min(range.length, kChunk - range.offset % kChunk)};
+    return B::Residency(self.below[leg], there, [&](const Resident& resident) {
+      return emit({{DeviceOffset(leg, resident.range.offset), resident.range.length}, resident.cached, resident.dirty});
+    });
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<B> {
     return ForEachLeg(self, range, [](typename B::State& leg, Range there) { return B::Prefetch(leg, there); });
   }

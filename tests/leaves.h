@@ -199,6 +199,7 @@ struct Capabilities {
   bool view = false;
   bool backing = false;
   bool resize = false;
+  bool residency = false;
 
   friend constexpr bool operator==(const Capabilities&, const Capabilities&) = default;
 };
@@ -214,6 +215,7 @@ inline constexpr Capabilities kCapabilities = {
     .view = CanView<D>,
     .backing = CanBacking<D>,
     .resize = CanResize<D>,
+    .residency = CanResidency<D>,
 };
 
 inline constexpr Capabilities kEverything = {true, true, true, true, true, true, true, true, true};

@@ -29,6 +29,7 @@ class ByteServer {
   explicit ByteServer(uint64_t size = kSize) {
     typename Stack::Config config;
     config.size = size;
+    if constexpr (requires { config.below.size; }) config.below.size = size;
     if constexpr (requires { config.script; }) config.script = &script;
     EXPECT_TRUE(Stack::Open(config, state_).ok());
     about = {.size = Stack::Size(state_),

@@ -2,15 +2,15 @@
 //
 // Several exports of one program: its command line, and what clients find.
 
-#include <signal.h>
 #include <unistd.h>
 
-#include <cstdlib>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/buse/served.h"
 #include "tests/nbd_client.h"
 #include "tests/process.h"
 #include "tests/wire.h"
@@ -21,11 +21,11 @@ namespace {
 using testing::Big;
 using testing::ClientOption;
 using testing::NbdClient;
-using testing::Process;
 using testing::Request;
 using testing::Result;
 using testing::Runfile;
 using testing::RunToEnd;
+using testing::ServedTest;
 using testing::Shell;
 
 constexpr uint16_t kRead = 0, kWrite = 1, kBlockStatus = 7;
@@ -35,49 +35,31 @@ const std::string kProgram = Runfile("tests/buse/exports_program");
 bool Says(const std::string& output, const std::string& part) { return output.find(part) != std::string::npos; }
 
 // A vault of a MiB and an image of 64 KiB full of 'i'.
-class ExportsTest : public ::testing::Test {
+class ExportsTest : public ServedTest {
  protected:
-  ExportsTest() {
-    char name[] = "/tmp/buse-exports.XXXXXX";
-    folder_ = mkdtemp(name);
-  }
-  ~ExportsTest() override {
-    server_.reset();
-    RunToEnd({"rm", "-rf", folder_});
-  }
   void SetUp() override {
-    const Result formatted = RunToEnd({kProgram, "format", "vault", folder_ + "/vault", "--create", "1M"});
+    const Result formatted = RunToEnd({kProgram, "format", "vault", path("vault"), "--create", "1M"});
     ASSERT_EQ(formatted.exit_code, 0) << formatted.output;
-    ASSERT_EQ(formatted.output, folder_ + "/vault: formatted: a disk of 1016 KiB\n");
-    Shell("head -c 65536 /dev/zero | tr '\\0' i > " + folder_ + "/image");
+    ASSERT_EQ(formatted.output, path("vault") + ": formatted: a disk of 1016 KiB\n");
+    Shell("head -c 65536 /dev/zero | tr '\\0' i > " + path("image"));
   }
 
-  std::string socket() const { return folder_ + "/s"; }
-  std::string Uri(const std::string& name = "") const { return "nbd+unix:///" + name + "?socket=" + socket(); }
   // The program and what it needs.
   std::vector<std::string> All(const std::vector<std::string>& more) const {
-    std::vector<std::string> arguments = {kProgram, "4M", folder_ + "/vault", folder_ + "/image"};
+    std::vector<std::string> arguments = {kProgram, "4M", path("vault"), path("image")};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
-  void Serve(const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = All({Uri()});
+  void ServeAll(const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = All({uri()});
     arguments.insert(arguments.end(), more.begin(), more.end());
-    server_ = std::make_unique<Process>(arguments);
-    ASSERT_TRUE(server_->WaitFor("Ctrl-C")) << server_->output();
+    Serve(arguments);
   }
-  void EndServer() {
-    server_->Signal(SIGTERM);
-    EXPECT_EQ(server_->Wait(), 0) << server_->output();
-  }
-
-  std::string folder_;
-  std::unique_ptr<Process> server_;
 };
 
 TEST_F(ExportsTest, EachIsFoundByItsNameWithItsOwnSizesAndFlags) {
-  Serve();
-  EXPECT_TRUE(Says(server_->output(), "3 exports on " + Uri())) << server_->output();
+  ServeAll();
+  EXPECT_TRUE(Says(server_->output(), "3 exports on " + uri())) << server_->output();
   struct Row {
     const char* name;
     uint64_t size;
@@ -85,24 +67,24 @@ TEST_F(ExportsTest, EachIsFoundByItsNameWithItsOwnSizesAndFlags) {
   };
   for (const Row& row : {Row{"scratch", 4 << 20, false, true}, Row{"", 4 << 20, false, true},
                          Row{"vault", 1040384, false, false}, Row{"image-2", 65536, true, false}}) {
-    NbdClient client(socket());
+    NbdClient client(path());
     ASSERT_TRUE(client.Go(row.name)) << row.name;
     EXPECT_EQ(client.size, row.size) << row.name;
     EXPECT_EQ((client.flags & 2) != 0, row.read_only) << row.name;
     EXPECT_EQ((client.flags & 32) != 0, row.trims) << row.name;
   }
   for (const char* name : {"Vault", "vault ", "image", "none"}) {
-    NbdClient client(socket());
+    NbdClient client(path());
     EXPECT_FALSE(client.Go(name)) << name;
   }
   EndServer();
 }
 
 TEST_F(ExportsTest, BytesOfOneAreNotThoseOfAnother) {
-  Serve();
+  ServeAll();
   std::vector<std::unique_ptr<NbdClient>> clients;
   for (const char* name : {"scratch", "vault", "image-2", ""}) {
-    clients.push_back(std::make_unique<NbdClient>(socket()));
+    clients.push_back(std::make_unique<NbdClient>(path()));
     ASSERT_TRUE(clients.back()->Go(name));
   }
   std::string s(512, 's'), v(512, 'v'), back;
@@ -118,16 +100,16 @@ TEST_F(ExportsTest, BytesOfOneAreNotThoseOfAnother) {
   EXPECT_EQ(back, s) << "the default is the first";
   EndServer();
   // All are flushed at the end.
-  EXPECT_EQ(Shell("dd if=" + folder_ + "/vault bs=4096 skip=1 count=1 status=none | head -c 4").output, "vvvv");
+  EXPECT_EQ(Shell("dd if=" + path("vault") + " bs=4096 skip=1 count=1 status=none | head -c 4").output, "vvvv");
 }
 
 TEST_F(ExportsTest, ContextsThatWereSetForOneAreNotThereForAnother) {
-  Serve();
+  ServeAll();
   const auto set = [](const std::string& name) {
     return ClientOption(8, "") + ClientOption(10, Big(4, name.size()) + name + Big(4, 1) + Big(4, 15) + "base:allocation");
   };
   const auto status = [&](const std::string& of, const std::string& set_for) {
-    NbdClient client(socket());
+    NbdClient client(path());
     EXPECT_TRUE(client.Go(of, set(set_for)));
     client.Send(Request(0, kBlockStatus, 7, 0, 65536));
     const std::vector<testing::ReplyMessage> chunks = client.Chunks(false);
@@ -143,54 +125,55 @@ TEST_F(ExportsTest, ContextsThatWereSetForOneAreNotThereForAnother) {
 }
 
 TEST_F(ExportsTest, AllAreServedByTlsWhereItIsRequired) {
-  const std::string keys = folder_ + "/keys.psk";
+  const std::string keys = path("keys.psk");
   const Result made = Shell("psktool -u alice -p " + keys);
   ASSERT_EQ(made.exit_code, 0) << made.output << "(no psktool: run tools/setup)";
-  Serve({"--tls-psk", keys});
+  ServeAll({"--tls-psk", keys});
   const auto secured = [&](const std::string& name) {
-    return "nbds+unix://alice@/" + name + "?socket=" + socket() + "&tls-psk-file=" + keys;
+    return "nbds+unix://alice@/" + name + "?socket=" + path() + "&tls-psk-file=" + keys;
   };
   const Result list = RunToEnd({"nbdinfo", "--list", secured("")});
   EXPECT_EQ(list.exit_code, 0) << list.output;
-  for (const char* part : {"protocol: newstyle-fixed with TLS", "export=\"scratch\"", "export=\"vault\"", "export=\"image-2\""}) {
+  for (const char* part :
+       {"protocol: newstyle-fixed with TLS", "export=\"scratch\"", "export=\"vault\"", "export=\"image-2\""}) {
     EXPECT_TRUE(Says(list.output, part)) << part << "\n" << list.output;
   }
-  EXPECT_EQ(Shell("cd " + folder_ + " && nbdcopy '" + secured("image-2") + "' out && cmp out image").exit_code, 0);
-  EXPECT_NE(Shell("nbdinfo --list '" + Uri() + "'").exit_code, 0) << "not in plain text";
+  EXPECT_EQ(Shell("cd " + path("") + " && nbdcopy '" + secured("image-2") + "' out && cmp out image").exit_code, 0);
+  EXPECT_NE(Shell("nbdinfo --list '" + uri() + "'").exit_code, 0) << "not in plain text";
   EndServer();
 }
 
 TEST_F(ExportsTest, RealClientsListThemAll) {
-  Serve();
-  const Result list = RunToEnd({"nbdinfo", "--list", Uri()});
+  ServeAll();
+  const Result list = RunToEnd({"nbdinfo", "--list", uri()});
   EXPECT_EQ(list.exit_code, 0) << list.output;
   for (const char* part : {"export=\"scratch\"", "export=\"vault\"", "export=\"image-2\"", "export-size: 4194304 (4M)",
                            "export-size: 1040384", "export-size: 65536", "block_size_minimum: 512", "block_size_minimum: 1",
                            "description: 64 KiB served by exports_program"}) {
     EXPECT_TRUE(Says(list.output, part)) << part << "\n" << list.output;
   }
-  EXPECT_EQ(Shell("nbdinfo --size '" + Uri("vault") + "'").output, "1040384\n");
-  EXPECT_TRUE(Says(Shell("nbdinfo '" + Uri("image-2") + "'").output, "is_read_only: true"));
-  EXPECT_TRUE(Says(Shell("nbd-client -l -unix " + socket()).output, "vault"));
-  EXPECT_TRUE(Says(Shell("qemu-img info -f raw '" + Uri("image-2") + "'").output, "64 KiB"));
-  EXPECT_EQ(Shell("cd " + folder_ + " && nbdcopy '" + Uri("image-2") + "' out && cmp out image").exit_code, 0);
-  EXPECT_NE(Shell("nbdinfo '" + Uri("none") + "'").exit_code, 0);
+  EXPECT_EQ(Shell("nbdinfo --size '" + uri("vault") + "'").output, "1040384\n");
+  EXPECT_TRUE(Says(Shell("nbdinfo '" + uri("image-2") + "'").output, "is_read_only: true"));
+  EXPECT_TRUE(Says(Shell("nbd-client -l -unix " + path()).output, "vault"));
+  EXPECT_TRUE(Says(Shell("qemu-img info -f raw '" + uri("image-2") + "'").output, "64 KiB"));
+  EXPECT_EQ(Shell("cd " + path("") + " && nbdcopy '" + uri("image-2") + "' out && cmp out image").exit_code, 0);
+  EXPECT_NE(Shell("nbdinfo '" + uri("none") + "'").exit_code, 0);
   EndServer();
 }
 
 TEST_F(ExportsTest, WhatFailsIsLoggedWithItsExport) {
-  Serve();
-  NbdClient client(socket());
+  ServeAll();
+  NbdClient client(path());
   ASSERT_TRUE(client.Go("image-2"));
-  ASSERT_EQ(truncate((folder_ + "/image").c_str(), 4096), 0);
+  ASSERT_EQ(truncate(path("image").c_str(), 4096), 0);
   EXPECT_EQ(client.Do(0, kRead, 8192, 512), 5u);
   EndServer();
   EXPECT_TRUE(Says(server_->output(), "image-2: read 8192+512 failed")) << server_->output();
 }
 
 TEST_F(ExportsTest, VerboseLogsEveryStack) {
-  Serve({"-v"});
-  NbdClient client(socket());
+  ServeAll({"-v"});
+  NbdClient client(path());
   ASSERT_TRUE(client.Go("vault"));
   EXPECT_EQ(client.Do(0, kRead, 512, 512), 0u);
   EndServer();
@@ -219,12 +202,11 @@ TEST_F(ExportsTest, HelpDrawsEveryStackAndPutsTheNameBeforeEachOption) {
 }
 
 TEST_F(ExportsTest, OneAloneIsServedUnderItsName) {
-  server_ = std::make_unique<Process>(std::vector<std::string>{kProgram, "--only=image-2", folder_ + "/image", Uri()});
-  ASSERT_TRUE(server_->WaitFor("Ctrl-C")) << server_->output();
+  Serve({kProgram, "--only=image-2", path("image"), uri()});
   EXPECT_TRUE(Says(server_->output(), "64 KiB on ")) << server_->output();
-  EXPECT_TRUE(NbdClient(socket()).Go("image-2"));
-  EXPECT_TRUE(NbdClient(socket()).Go(""));
-  EXPECT_FALSE(NbdClient(socket()).Go("vault"));
+  EXPECT_TRUE(NbdClient(path()).Go("image-2"));
+  EXPECT_TRUE(NbdClient(path()).Go(""));
+  EXPECT_FALSE(NbdClient(path()).Go("vault"));
   EndServer();
 }
 
@@ -234,11 +216,11 @@ TEST_F(ExportsTest, BadCommandLines) {
     int exit_code;
     std::string says;
   };
-  const std::string vault = folder_ + "/vault", image = folder_ + "/image";
+  const std::string vault = path("vault"), image = path("image");
   const Row rows[] = {
       {{kProgram, "4M", vault}, 2, "image-2-file: missing"},
       {All({"/dev/nbd0"}), 2, "/dev/nbd0 shows one export: choose it with --only NAME, one of scratch, vault, image-2"},
-      {All({Uri("vault")}), 2, "leave it out"},
+      {All({uri("vault")}), 2, "leave it out"},
       {All({"--resume"}), 2, "--resume: is about a kernel device"},
       {All({"--replace"}), 2, "--replace: is about a kernel device"},
       {All({"--only", "disk"}), 2, "\"disk\" is no export of this program: give one of scratch, vault, image-2"},
@@ -247,7 +229,7 @@ TEST_F(ExportsTest, BadCommandLines) {
       {All({"--size", "1"}), 2, "--size: unknown option"},
       {All({"--vault-create", "1M"}), 2, "only exports_program format takes it"},
       {{kProgram, "--only", "vault", vault, "--image-2-read-only"}, 2, "--image-2-read-only: unknown option"},
-      {{kProgram, "4M", vault, folder_ + "/none"}, 3, "image-2: "},
+      {{kProgram, "4M", vault, path("none")}, 3, "image-2: "},
       {{kProgram, "4M", image, image}, 1, "vault: "},
       {{kProgram, "format"}, 2, "format: whose medium?"},
       {{kProgram, "format", "disk", vault}, 2, "\"disk\" is no export"},

@@ -261,6 +261,57 @@ TEST(HandshakeTest, ContextsAreListed) {
   EXPECT_EQ(list({"base:allocation"}, mute), ack);
 }
 
+const nbd::Export kCaching = [] {
+  nbd::Export exported = kExport;
+  exported.contexts.Add(nbd::kBuseCache);
+  return exported;
+}();
+
+TEST(HandshakeTest, ContextsOfTwoNamespacesAreListed) {
+  const std::string allocation = OptionReply(kListMetaContext, kRepMetaContext, Big(4, 0) + "base:allocation");
+  const std::string cache = OptionReply(kListMetaContext, kRepMetaContext, Big(4, 0) + "buse:cache");
+  const std::string ack = OptionReply(kListMetaContext, kAck);
+  const auto list = [](const std::vector<std::string>& queries, const nbd::Export& exported = kCaching) {
+    return Talk(kFixed + kStructured + ClientOption(kListMetaContext, Queries("disk", queries)), SIZE_MAX, exported)
+        .out.substr(20);
+  };
+  EXPECT_EQ(list({}), allocation + cache + ack) << "all";
+  EXPECT_EQ(list({"buse:"}), cache + ack);
+  EXPECT_EQ(list({"buse:cache"}), cache + ack);
+  EXPECT_EQ(list({"base:"}), allocation + ack);
+  EXPECT_EQ(list({"base:", "buse:"}), allocation + cache + ack);
+  EXPECT_EQ(list({"buse:cache", "base:allocation", "buse:cache", "buse:"}), allocation + cache + ack) << "each once";
+  for (const char* query : {"buse:dirty", "buse:cache2", "buse:cach", "BUSE:", "bus:", "cache:", "base:cache"}) {
+    EXPECT_EQ(list({query}), ack) << query;
+  }
+  for (const char* query : {"buse:", "buse:cache"}) EXPECT_EQ(list({query}, kExport), ack) << "nothing is known there";
+}
+
+TEST(HandshakeTest, ContextsOfTwoNamespacesAreSet) {
+  const std::string allocation = OptionReply(kSetMetaContext, kRepMetaContext, Big(4, 1) + "base:allocation");
+  const std::string cache = OptionReply(kSetMetaContext, kRepMetaContext, Big(4, 2) + "buse:cache");
+  const std::string ack = OptionReply(kSetMetaContext, kAck);
+  struct Row {
+    std::vector<std::string> queries;
+    std::string told;
+    bool has_allocation, has_cache;
+  };
+  for (const Row& row :
+       {Row{{"buse:cache"}, cache, false, true}, Row{{"buse:cache", "base:allocation"}, allocation + cache, true, true},
+        Row{{"base:allocation"}, allocation, true, false}, Row{{"buse:"}, "", false, false},
+        Row{{"buse:", "base:allocation"}, allocation, true, false}, Row{{"buse:other"}, "", false, false}}) {
+    const Session session =
+        Talk(kFixed + kExtended + ClientOption(kSetMetaContext, Queries("disk", row.queries)) + kGoDisk, SIZE_MAX, kCaching);
+    EXPECT_EQ(session.out.substr(20, row.told.size() + ack.size()), row.told + ack);
+    EXPECT_EQ(session.terms.contexts.has(nbd::kBaseAllocation), row.has_allocation);
+    EXPECT_EQ(session.terms.contexts.has(nbd::kBuseCache), row.has_cache);
+    EXPECT_EQ((session.terms.flags & 0x1000) != 0, row.has_allocation || row.has_cache) << "BLOCK_STATUS_PAYLOAD";
+  }
+  const Session without = Talk(kFixed + kExtended + ClientOption(kSetMetaContext, Queries("disk", {"buse:cache"})) + kGoDisk);
+  EXPECT_EQ(without.out.substr(20, ack.size()), ack);
+  EXPECT_TRUE(without.terms.contexts.empty()) << "an export that knows nothing of it";
+}
+
 TEST(HandshakeTest, ContextsAreSet) {
   const auto set = [](const std::vector<std::string>& queries) {
     return Talk(kFixed + kStructured + ClientOption(kSetMetaContext, Queries("disk", queries)) + kGoDisk);

@@ -3,13 +3,12 @@
 // RESIZE: what a client may ask for, what becomes of the bytes, and clients that go on meanwhile. No packaged client knows the
 // extension, so the tests' own speaks it.
 
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <thread>
@@ -17,6 +16,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/buse/byte_server.h"
+#include "tests/buse/served.h"
 #include "tests/leaves.h"
 #include "tests/nbd_client.h"
 #include "tests/process.h"
@@ -33,11 +33,11 @@ using testing::ExtendedRequest;
 using testing::Full;
 using testing::Full512;
 using testing::NbdClient;
-using testing::Process;
 using testing::Request;
 using testing::Result;
 using testing::Runfile;
 using testing::RunToEnd;
+using testing::ServedTest;
 using testing::SimpleReply;
 
 // Numbers are those of the specification, written out.
@@ -137,34 +137,18 @@ TEST(ResizeTest, APayloadIsConsumedAndRefused) {
 
 // ---- Whole programs.
 
-class ResizeProgramTest : public ::testing::Test {
+class ResizeProgramTest : public ServedTest {
  protected:
-  ResizeProgramTest() {
-    char name[] = "/tmp/buse-resize.XXXXXX";
-    folder_ = mkdtemp(name);
-  }
-  ~ResizeProgramTest() override {
-    server_.reset();
-    RunToEnd({"rm", "-rf", folder_});
-  }
-  std::string path(const std::string& name = "s") const { return folder_ + "/" + name; }
-  void Serve(std::vector<std::string> arguments) {
+  // An example with its arguments.
+  void ServeExample(std::vector<std::string> arguments) {
     arguments[0] = Runfile("examples/" + arguments[0]);
-    arguments.push_back("nbd+unix:///?socket=" + path());
-    server_ = std::make_unique<Process>(arguments);
-    ASSERT_TRUE(server_->WaitFor("Ctrl-C")) << server_->output();
+    arguments.push_back(uri());
+    Serve(arguments);
   }
-  void EndServer() {
-    server_->Signal(SIGTERM);
-    EXPECT_EQ(server_->Wait(), 0) << server_->output();
-  }
-
-  std::string folder_;
-  std::unique_ptr<Process> server_;
 };
 
 TEST_F(ResizeProgramTest, AFileGrowsAndShrinks) {
-  Serve({"loopback", path("disk"), "--create", "1M", "--resize-limit", "4M"});
+  ServeExample({"loopback", path("disk"), "--create", "1M", "--resize-limit", "4M"});
   NbdClient client(path());
   ASSERT_TRUE(client.Go());
   EXPECT_EQ(client.flags & kSendResize, kSendResize);
@@ -196,7 +180,7 @@ TEST_F(ResizeProgramTest, AFileGrowsAndShrinks) {
 
 // Others read and write while the size goes up and down again and again, within what is always there.
 TEST_F(ResizeProgramTest, WithRequestsUnderWay) {
-  Serve({"memdisk", "1M", "--resize-limit", "8M"});
+  ServeExample({"memdisk", "1M", "--resize-limit", "8M"});
   NbdClient resizing(path());
   ASSERT_TRUE(resizing.Go());
   std::atomic<bool> stop = false;
@@ -226,7 +210,7 @@ TEST_F(ResizeProgramTest, WithRequestsUnderWay) {
 }
 
 TEST_F(ResizeProgramTest, TwoAtOnceBothGetThere) {
-  Serve({"memdisk", "1M", "--resize-limit", "8M"});
+  ServeExample({"memdisk", "1M", "--resize-limit", "8M"});
   std::vector<std::thread> clients;
   for (uint64_t i = 0; i < 2; ++i) {
     clients.emplace_back([&] {
@@ -241,7 +225,7 @@ TEST_F(ResizeProgramTest, TwoAtOnceBothGetThere) {
 }
 
 TEST_F(ResizeProgramTest, WhoDoesNotReadHoldsItUpForAWhileAndNobodyForLong) {
-  Serve({"memdisk", "64M", "--resize-limit", "128M"});
+  ServeExample({"memdisk", "64M", "--resize-limit", "128M"});
   NbdClient deaf(path()), client(path());
   ASSERT_TRUE(deaf.Go() && client.Go());
   std::string data(32 << 20, 'x');
@@ -258,7 +242,7 @@ TEST_F(ResizeProgramTest, WhoDoesNotReadHoldsItUpForAWhileAndNobodyForLong) {
 }
 
 TEST_F(ResizeProgramTest, OffersItOnlyWhereItIsPossible) {
-  Serve({"loopback", path("disk"), "--create", "1M"});
+  ServeExample({"loopback", path("disk"), "--create", "1M"});
   {
     NbdClient client(path());
     ASSERT_TRUE(client.Go());
@@ -266,8 +250,7 @@ TEST_F(ResizeProgramTest, OffersItOnlyWhereItIsPossible) {
     EXPECT_EQ(client.Resize(2 * kMiB), kEperm);
   }
   EndServer();
-  server_.reset();
-  Serve({"loopback", path("disk"), "--read-only", "--resize-limit", "4M"});
+  ServeExample({"loopback", path("disk"), "--read-only", "--resize-limit", "4M"});
   {
     NbdClient client(path());
     ASSERT_TRUE(client.Go());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A disk that a program serves on a socket.
+// Programs that serve disks on a socket.
 
 #ifndef TESTS_BUSE_SERVED_H_
 #define TESTS_BUSE_SERVED_H_
@@ -79,13 +79,33 @@ struct Served {
   }
 };
 
+// A program that serves on a socket in a folder of the test's own.
+class ServedTest : public ::testing::Test {
+ protected:
+  std::string path(const std::string& name = "s") const { return folder_ / name; }
+  std::string uri(const std::string& name = "") const { return "nbd+unix:///" + name + "?socket=" + path(); }
+
+  // The command serves.
+  void Serve(const std::vector<std::string>& command) {
+    server_.reset();
+    server_ = std::make_unique<Process>(command);
+    ASSERT_TRUE(server_->WaitFor("Ctrl-C")) << server_->output();
+  }
+  void EndServer() {
+    server_->Signal(SIGTERM);
+    EXPECT_EQ(server_->Wait(), 0) << server_->output();
+  }
+
+  const Folder folder_;
+  std::unique_ptr<Process> server_;
+};
+
 // Calls in turn should differ in `offset` where the server may still be at the end of the one before: that its answer has
 // arrived orders the two, but ThreadSanitizer cannot know.
 inline bool ServesWell(const std::string& path, uint64_t offset = 4096) {
   NbdClient client(path);
   std::string data = "hello", back;
-  return client.Go() && client.Do(0, 1, offset, 5, &data) == 0 && client.Do(0, 0, offset, 5, &back) == 0 &&
-         back == data;
+  return client.Go() && client.Do(0, 1, offset, 5, &data) == 0 && client.Do(0, 0, offset, 5, &back) == 0 && back == data;
 }
 
 }  // namespace buse::testing

@@ -39,12 +39,18 @@ template struct buse::Cache<buse::testing::Full>;
 namespace buse::testing {
 namespace {
 
-constexpr Capabilities kOverFull = {
-    .write = true, .write_through = true, .trim = true, .write_zeroes = true, .extents = true, .prefetch = true, .view = true};
+constexpr Capabilities kOverFull = {.write = true,
+                                    .write_through = true,
+                                    .trim = true,
+                                    .write_zeroes = true,
+                                    .extents = true,
+                                    .prefetch = true,
+                                    .view = true,
+                                    .residency = true};
 static_assert(kCapabilities<Cache<Full>> == kOverFull);
 static_assert(kCapabilities<Cache<Writer>> ==
-              Capabilities{.write = true, .write_through = true, .prefetch = true, .view = true});
-static_assert(kCapabilities<Cache<Bare>> == Capabilities{.prefetch = true, .view = true});
+              Capabilities{.write = true, .write_through = true, .prefetch = true, .view = true, .residency = true});
+static_assert(kCapabilities<Cache<Bare>> == Capabilities{.prefetch = true, .view = true, .residency = true});
 static_assert(Cache<Full512>::kBlockSize == 512);
 static_assert(Cache<BasicBare<1, Concurrency::kSerial>>::kConcurrency == Concurrency::kSerial);
 static_assert(Cache<BasicBare<1, Concurrency::kDisjoint>>::kConcurrency == Concurrency::kDisjoint);
