@@ -29,13 +29,14 @@
 //   then sets the sums in the table, in memory.
 //   A Flush waits for the committer, commits the rest itself, flushes below, and writes the head: up to which slot the log is
 //   settled, that is, in place and durable. This is not waited for: if an older head survives, recovery only reads more. If it
-//   commits no more than 16 pages of 4096, and nothing else waits to be flushed, it writes their content into the log as well,
-//   and need not flush below.
+//   commits no more than 16 pages of 4096 and a quarter of the log, and nothing else waits to be flushed, it writes their
+//   content into the log as well, and need not flush below.
 //   Trim and WriteZeroes are staged like a Write if they are short (a 16th of the stage), and else logged as a range, durable
-//   at once. Below they are Trim or WriteZeroes again. Whole pages of the table are zeroed too, when the data is durable.
-//   A checkpoint comes when the log is full, or half of the cached table is dirty and not all of it fits there: Flush below;
-//   write the changed pages of the table; Flush; write the head, which says where the log now begins (WriteThrough). Only then
-//   are slots used again, and the two heads are written in turns.
+//   at once. Below, a Trim is one again, and WriteZeroes is one, or a Write of zeroes if it was staged. Whole pages of the
+//   table are zeroed too, when the data is durable.
+//   A checkpoint comes when the log is full, or half of the cached table (or of one of its up to 16 parts) is dirty and not all
+//   of the table fits there: Flush below; write the changed pages of the table; Flush; write the head, which says where the log
+//   now begins (WriteThrough). Only then are slots used again, and the two heads are written in turns.
 //
 // Recovery, in Open: all valid slots after the checkpoint are looked at; what they say is decided as checksum_recovery.h
 // argues: settled sums are taken as they are, content and zeroes are written again, and other blocks are read and keep the
@@ -58,20 +59,22 @@
 // is. WriteThrough is Write and Flush. View, Backing and Resize are absent.
 // Concurrency: any calls may run together if those below may; else it is kSerial, since commits happen beside reads, and has no
 // committer: a Write that finds the stage full commits it, as it does with `inline-commits`. Reads take no lock across a call
-// below. If a block does not have its sum, it may have been in the middle of a commit: it is read again with commits excluded.
-// One commit runs at a time. The committer leaves signals to others and ends with the state: a commit that is under way is
-// finished, and no other is begun.
+// below, but where a block does not have its sum: it may have been in the middle of a commit, and is read again with commits
+// excluded. One commit runs at a time. The committer leaves signals to others and ends with the state: a commit that is under
+// way is finished, and no other is begun.
 // Cost: space: the sums, 0.8 % with Crc32c and blocks of 512, 0.1 % with 4096, and the log: 48 bytes in it for each 4 KiB
-// written, less where they are neighbours (a mebibyte for 120), between two checkpoints, so that a large one makes these rare
-// and recovery longer. By default a 16th of the medium, 1 to 16 MiB. Memory: `stage`, and 1.5 % of it (with Crc32c) for sums
-// and an index; `table-cache`; 256 KiB. All is allocated in Open, where recovery needs the size of the log once more for a
-// while. A write of 4 KiB costs one of 4 KiB, 48 bytes in the log, and a page of the table at the next checkpoint, if it was
-// not dirty yet; a small flush 4 KiB and its content in the log; a read nothing more if the sums are cached, else 4 KiB for 512
-// KiB of data.
-// Time, beside the same file (bench/checksum_benchmark.cc; figures and limits: docs/benchmarks.md): a read of 256 KiB
-// from the page cache takes 6 to 7 us more than the 19 us of the file, most of it the CRC, and where the disk must be asked
-// nothing is seen of it. A sequential write takes twice the CPU, as it is copied and summed and then written by the committer,
-// beside which the next one goes on where a CPU is free; it waits where the log or a checkpoint is slower than the writers.
+// written, less where they are neighbours (a mebibyte of log for 120 of data), between two checkpoints, so that a large one
+// makes these rare and recovery longer. By default a 16th of the medium, 1 to 16 MiB. Memory: `stage`, and 1.5 % of it (with
+// Crc32c and blocks of 512) for sums and an index; `table-cache`; 256 KiB. All is allocated in Open, where recovery needs the
+// size of the log once more for a while, and up to six times that where what was logged had no neighbours. A write of 4 KiB
+// costs one of 4 KiB, 48 bytes in the log, and a page of the table at the next checkpoint, if it was not dirty yet; a small
+// flush 4 KiB and its content in the log; a read nothing more if the sums are cached, else 4 KiB for 512 KiB of data.
+// Time, beside the same file (bench/checksum_benchmark.cc; figures and limits: docs/benchmarks.md): a read of 256 KiB from the
+// page cache keeps 0.76 to 0.81 of the throughput, as the CRC costs a quarter of what the file does, and one for which the disk
+// must be asked 0.95 to 1.07. A sequential write with a flush at the end keeps 0.85 to 0.90. It takes up to twice the CPU, as
+// it is copied and summed and then written by the committer, beside which the next one goes on where a CPU is free; it waits
+// where the log or a checkpoint is slower than the writers. Random writes of 4 KiB are three times as fast as the file's with
+// write-back, since they are sorted, and as fast with a flush after each.
 // Failure: what is in the stage is lost when the process ends, up to the last Flush. What could not be committed stays there,
 // where it is read, and the next Flush tries again. A Write fails where it waits for room in the stage and the device below
 // fails; others are taken while there is room. What the committer failed with, when no Write waited, is told by the next Flush,

@@ -86,10 +86,15 @@ void ChecksumStore::ReadHeldSlowly(uint64_t first, Bytes out, Held& held) {
 absl::Status ChecksumStore::Sums(DeviceIo& io, uint64_t first, uint64_t count, std::byte* out) {
   absl::Status status = table_.Get(io, first, count, out);
   if (overlay_.empty() || !status.ok()) return status;
-  auto over = std::lower_bound(overlay_.begin(), overlay_.end(), first,
-                               [](const Overlaid& overlaid, uint64_t block) { return overlaid.block < block; });
-  for (; over != overlay_.end() && over->block < first + count; ++over) {
-    std::memcpy(out + (over->block - first) * geometry_.sum_bytes, over->sum.data(), geometry_.sum_bytes);
+  const uint64_t size = geometry_.sum_bytes;
+  auto over = std::lower_bound(overlay_.begin(), overlay_.end(), first, [](const Overlaid& overlaid, uint64_t block) {
+    return overlaid.first + overlaid.count <= block;
+  });
+  for (; over != overlay_.end() && over->first < first + count; ++over) {
+    const uint64_t begin = std::max(first, over->first);
+    const uint64_t end = std::min(first + count, over->first + over->count);
+    const std::byte* sums = overlay_sums_.data() + over->at + (begin - over->first) * size;
+    std::memcpy(out + (begin - first) * size, sums, (end - begin) * size);
   }
   return status;
 }

@@ -107,8 +107,9 @@ class ChecksumStore {
     bool release = false;
   };
   struct Overlaid {
-    uint64_t block;
-    ChecksumRecovery::Sum sum;
+    uint64_t first;
+    uint64_t count;
+    uint64_t at;  // in overlay_sums_
   };
 
   void ReadHeldSlowly(uint64_t first, Bytes out, Held& held);
@@ -167,7 +168,8 @@ class ChecksumStore {
   std::atomic<bool> has_zeroes_ = false;
   std::mutex zeroes_mutex_;
   std::vector<BlockRange> zeroes_;  // guarded by zeroes_mutex_, but changed with commit_ held
-  std::vector<Overlaid> overlay_;   // sums that a table that cannot be written does not have; does not change
+  std::vector<Overlaid> overlay_;   // sums that a table that cannot be written does not have; ascending; does not change
+  std::vector<std::byte> overlay_sums_;
 
   std::atomic<uint32_t> progress_ = 0;  // changes when another stage is active, and when commit_ was released
 

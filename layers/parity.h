@@ -56,12 +56,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
@@ -71,11 +69,11 @@
 #include "buse/device.h"
 #include "buse/medium.h"
 #include "buse/operations.h"
-#include "layers/device_io.h"
-#include "layers/leg_mask.h"
 #include "layers/parity_code.h"
 #include "layers/parity_format.h"
 #include "layers/parity_legs.h"
+#include "layers/parity_links.h"
+#include "layers/parity_media.h"
 #include "layers/parity_set.h"
 #include "layers/parity_status.h"
 #include "layers/repeat_tuple.h"
@@ -94,7 +92,8 @@ struct Parity {
   static_assert(CanWrite<B>, "buse: the legs of a Parity can be written: it finishes in Open what a power cut interrupted");
   static_assert(4096 % B::kBlockSize == 0, "buse: the legs of a Parity have blocks of at most 4096 bytes, a power of two");
 
-  using Below = RepeatTuple<B, kLegs>;
+  using Leg = B;
+  using Below = RepeatTuple<Leg, kLegs>;
 
   struct Config {
     uint64_t log = 6 << 20;     // on each leg; for Format: a medium keeps the log it was formatted with
@@ -114,6 +113,7 @@ struct Parity {
   static constexpr uint64_t kBlockSize = std::max<uint64_t>(B::kBlockSize, 512);
   static constexpr Concurrency kConcurrency =
       B::kConcurrency == Concurrency::kParallel ? Concurrency::kParallel : Concurrency::kSerial;
+  static constexpr ParityLayout kGeometry = {.data_legs = kData, .parity_legs = kParity, .block = kBlockSize, .chunk = kChunk};
 
   // In the stage.
   static bool HoldsWrites(const Config&) { return true; }
@@ -159,13 +159,13 @@ struct Parity {
     std::array<Superblock, kLegs> superblocks;
     ParityHead head = {.event = 1, .legs = kLegs};
     for (size_t leg = 0; leg < kLegs; ++leg) {
-      superblocks[leg] = MakeSuperblock(*layout, set, leg, below[leg]);
+      superblocks[leg] = Media::MakeSuperblock(*layout, set, leg, below[leg]);
       head.leg[leg].uuid = superblocks[leg].uuid;
     }
     uint64_t done = 0;
     const auto add = [&](uint64_t bytes) { progress(done += bytes, kLegs * layout->leg_data); };
     for (size_t leg = 0; leg < kLegs; ++leg) {
-      absl::Status status = FormatLeg(*layout, superblocks[leg], &head, below[leg], add);
+      absl::Status status = Media::Format(*layout, superblocks[leg], &head, below[leg], add);
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
@@ -178,11 +178,11 @@ struct Parity {
     absl::optional<Superblock> first;
     absl::optional<ParityLayout> layout;
     absl::Status status = ForEachConfig(config, [&](size_t leg, const typename B::Config& of_leg) {
-      if (absl::Status opened = OpenLeg(of_leg, self, leg, first, found[leg]); !opened.ok()) {
+      if (absl::Status opened = Media::Open(of_leg, self, leg, first, found[leg]); !opened.ok()) {
         if (leg != *replaced) return opened;
         found[leg].why = std::string(opened.message());
       }
-      return self.superblocks[leg] ? CheckLayout(self, leg, layout) : absl::OkStatus();
+      return self.superblocks[leg] ? Media::CheckLayout(self, leg, layout) : absl::OkStatus();
     });
     if (!status.ok()) return status;
     if (!first) return absl::FailedPreconditionError(absl::StrCat("parity: no leg can be used, the first one: ", found[0].why));
@@ -195,7 +195,7 @@ struct Parity {
     // One that is a leg of the set already was replaced before.
     if (!status.ok() || *replaced == kLegs || self.superblocks[*replaced]) return status;
     return ForEachConfig(config, [&](size_t leg, const typename B::Config& of_leg) {
-      return leg == *replaced ? ReplaceByEmpty(self, leg, of_leg) : absl::OkStatus();
+      return leg == *replaced ? Media::ReplaceByEmpty(of_leg, self, leg) : absl::OkStatus();
     });
   }
 
@@ -241,7 +241,7 @@ struct Parity {
   // below; what it holds is destroyed. Rebuild brings it up to date. Changes wait meanwhile. kFailedPrecondition: the leg has
   // not failed. After any other error the leg is missing, and another call may bring another medium.
   static absl::Status Replace(State& self, size_t leg, const typename B::Config& config) {
-    return self.set.Replace(leg, [&] { return OpenReplacement(config, self, leg); });
+    return self.set.Replace(leg, [&] { return Media::OpenReplacement(config, self, leg); });
   }
 
   static absl::Status Check(State& self, const CheckReport& report) {
@@ -261,24 +261,8 @@ struct Parity {
   static ParityStatus Status(const State& self) { return self.set.Status(); }
 
  private:
-  static constexpr ParityLayout kGeometry = {.data_legs = kData, .parity_legs = kParity, .block = kBlockSize, .chunk = kChunk};
-
-  class Links {
-   public:
-    explicit Links(std::array<typename B::State, kLegs>& legs) : Links(legs, std::make_index_sequence<kLegs>()) {}
-    Links(const Links&) = delete;
-    Links& operator=(const Links&) = delete;
-
-    ParityLinks all() const { return all_; }
-
-   private:
-    template <size_t... kLeg>
-    Links(std::array<typename B::State, kLegs>& legs, std::index_sequence<kLeg...>)
-        : each_{DeviceIoOf<B>(legs[kLeg])...}, all_{&each_[kLeg]...} {}
-
-    std::array<DeviceIoOf<B>, kLegs> each_;
-    std::array<DeviceIo*, kLegs> all_;
-  };
+  using Media = ParityMedia<Parity>;
+  using Links = ParityLinksOf<B, kLegs>;
 
   template <class Use>
   static absl::Status ForEachConfig(const Config& config, Use use) {
@@ -290,112 +274,12 @@ struct Parity {
     (std::make_index_sequence<kLegs>());
   }
 
-  static Superblock MakeSuperblock(const ParityLayout& layout, const Uuid& set, size_t leg, const typename B::State& below) {
-    Superblock superblock = MakeParitySuperblock(layout, set, leg);
-    superblock.medium_size = B::Size(below);
-    superblock.block_size = kBlockSize;
-    superblock.fingerprint = Fingerprint<Parity>();
-    return superblock;
-  }
-
-  static absl::Status FormatLeg(const ParityLayout& layout, const Superblock& superblock, const ParityHead* head,
-                                typename B::State& below, absl::FunctionRef<void(uint64_t)> add) {
-    DeviceIoOf<B> link(below);
-    absl::Status status = FormatParityLeg(link, layout, superblock.uuid, head, add);
-    return status.ok() ? WriteSuperblock<B>(below, superblock) : status;
-  }
-
   // kLegs: none.
   static absl::StatusOr<size_t> ReplacedLeg(const Config& config) {
     size_t leg = kLegs;
     if (config.replace_leg.empty() || (absl::SimpleAtoi(config.replace_leg, &leg) && leg < kLegs)) return leg;
     return absl::InvalidArgumentError(
         absl::StrCat("parity: there is no leg \"", config.replace_leg, "\" to replace: give a number from 0 to ", kLegs - 1));
-  }
-
-  static absl::Status CheckLayout(const State& self, size_t leg, absl::optional<ParityLayout>& layout) {
-    const absl::StatusOr<ParityLayout> here = ReadParityLayout(*self.superblocks[leg], kGeometry);
-    if (!here.ok()) return here.status();
-    if (!layout) layout = *here;
-    if (*here == *layout) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        absl::StrCat("parity: leg ", leg, " has ", here->leg_data, " bytes of data and a log of ", here->log_slot,
-                     ", and another one ", layout->leg_data, " and ", layout->log_slot, ": they were not formatted together"));
-  }
-
-  // Of whatever could be opened of it, nothing stays.
-  static void CloseLeg(State& self, size_t leg) {
-    self.superblocks[leg].reset();
-    std::destroy_at(&self.below[leg]);
-    std::construct_at(&self.below[leg]);
-  }
-
-  static absl::Status ReplaceByEmpty(State& self, size_t leg, const typename B::Config& config) {
-    CloseLeg(self, leg);
-    const auto must_be_empty = [&]<class Leaf>(Leaf*, const typename Leaf::Config&, typename Leaf::State& state) {
-      const absl::StatusOr<std::string> contents = Contents<Leaf>(state);
-      if (!contents.ok() || contents->empty()) return contents.status();
-      return absl::FailedPreconditionError(absl::StrCat("parity: what is to replace leg ", leg, " holds ", *contents,
-                                                        ", which would be destroyed: give an empty medium"));
-    };
-    absl::Status status = AskBeforeFormat<B>(config, must_be_empty, true);
-    return status.ok() ? Replace(self, leg, config) : status;
-  }
-
-  // Opens a medium in place of a leg that nobody uses, and makes it a leg to be rebuilt.
-  static absl::StatusOr<Uuid> OpenReplacement(const typename B::Config& config, State& self, size_t leg) {
-    const auto known = std::find_if(self.superblocks.begin(), self.superblocks.end(), [&](const auto& superblock) {
-      return superblock && &superblock != &self.superblocks[leg];
-    });
-    const Uuid set = (*known)->set_uuid;  // at least K legs are open
-    CloseLeg(self, leg);
-    if constexpr (kFormats<B>) {
-      if (absl::Status status = FormatStack<B>(config, [](uint64_t, uint64_t) {}); !status.ok()) return status;
-    }
-    if (absl::Status status = B::Open(config, self.below[leg]); !status.ok()) return status;
-    const ParityLayout& layout = self.set.layout();
-    const uint64_t size = B::Size(self.below[leg]);
-    if (const uint64_t least = layout.data() + layout.leg_data + Superblock::kBytes; SuperblockEnd(size) < least) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("parity: what is to replace leg ", leg, " has ", size, " bytes, and needs ", least, ": make it larger"));
-    }
-    const Superblock superblock = MakeSuperblock(layout, set, leg, self.below[leg]);
-    absl::Status status = EraseSuperblock<B>(self.below[leg]);
-    if (status.ok()) status = FormatLeg(layout, superblock, nullptr, self.below[leg], [](uint64_t) {});
-    if (!status.ok()) return status;
-    self.superblocks[leg] = superblock;
-    return superblock.uuid;
-  }
-  static uint64_t SuperblockEnd(uint64_t size) { return size / Superblock::kBytes * Superblock::kBytes; }
-
-  // An error: the leg is open and no leg of this parity. One that is missing is only noted. `first`: that of the first one open.
-  static absl::Status OpenLeg(const typename B::Config& config, State& self, size_t leg, absl::optional<Superblock>& first,
-                              ParityLegs::Found& found) {
-    absl::Status opened = B::Open(config, self.below[leg]);
-    if (opened.ok() && !buse::Writable<B>(self.below[leg])) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("parity: leg ", leg,
-                       " cannot be written, and Open may have to finish what a power cut interrupted: make it writable"));
-    }
-    if (opened.ok()) {
-      SuperblockWanted wanted = {.kind = "parity",
-                                 .block_size = kBlockSize,
-                                 .fingerprint = Fingerprint<Parity>(),
-                                 .leg = static_cast<uint32_t>(leg),
-                                 .legs = kLegs};
-      if (first) wanted.set_uuid = first->set_uuid;
-      absl::StatusOr<Superblock> superblock = ReadSuperblock<B>(self.below[leg], wanted);
-      if (superblock.ok()) {
-        if (!first) first = *superblock;
-        found.uuid = superblock->uuid;
-        self.superblocks[leg] = *std::move(superblock);
-        return absl::OkStatus();
-      }
-      if (absl::IsFailedPrecondition(superblock.status())) return superblock.status();
-      opened = superblock.status();
-    }
-    found.why = std::string(opened.message());
-    return absl::OkStatus();
   }
 };
 

@@ -20,6 +20,7 @@
 #include "layers/parity_elements.h"
 #include "layers/parity_format.h"
 #include "layers/parity_legs.h"
+#include "layers/parity_links.h"
 
 namespace buse {
 

@@ -9,6 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "layers/crc32c.h"
+#include "layers/leg_heads.h"
+#include "layers/little_endian.h"
 
 namespace buse {
 namespace {
@@ -26,30 +28,11 @@ constexpr size_t kIdAt = 8;
 constexpr size_t kRecordSessionAt = 16;
 constexpr size_t kRecordSumAt = 28;
 
-template <class Number>
-void Put(std::byte* at, Number value) {
-  for (size_t i = 0; i < sizeof(value); ++i) at[i] = static_cast<std::byte>(value >> (8 * i));
-}
-
-template <class Number>
-Number Get(const std::byte* at) {
-  Number value = 0;
-  for (size_t i = 0; i < sizeof(value); ++i) value |= static_cast<Number>(static_cast<Number>(at[i]) << (8 * i));
-  return value;
-}
-
 uint32_t SumOfUuid(const Uuid& uuid) { return ExtendCrc32c(0, std::as_bytes(std::span(uuid))); }
 
 uint32_t RecordSum(const Uuid& uuid, ConstBytes header_and_entries) {
   uint32_t sum = ExtendCrc32c(SumOfUuid(uuid), header_and_entries.first(kRecordSumAt));
   return ExtendCrc32c(sum, header_and_entries.subspan(ParityRecord::kHeaderBytes));
-}
-
-// Where the two contradict each other: a number of a leg, or that of all legs.
-uint64_t Contradiction(const ParityHead& newest, const ParityHead& other) {
-  uint64_t leg = 0;
-  while (leg < newest.legs && (newest.leg[leg].since > other.event || newest.leg[leg] == other.leg[leg])) ++leg;
-  return leg;
 }
 
 }  // namespace
@@ -59,28 +42,28 @@ uint64_t Contradiction(const ParityHead& newest, const ParityHead& other) {
 void EncodeParityHead(const ParityHead& head, const Uuid& uuid, ParityPage& page) {
   page = {};
   std::memcpy(page.data(), ParityHead::kMagic.data(), ParityHead::kMagic.size());
-  Put(page.data() + kEventAt, head.event);
-  Put(page.data() + kSessionAt, head.session);
-  Put(page.data() + kLegsAt, head.legs);
+  PutLittleEndian(page.data() + kEventAt, head.event);
+  PutLittleEndian(page.data() + kSessionAt, head.session);
+  PutLittleEndian(page.data() + kLegsAt, head.legs);
   for (size_t i = 0; i < head.legs; ++i) {
     std::byte* const at = page.data() + kLegAt + kLegBytes * i;
-    Put(at, head.leg[i].since * 2 + head.leg[i].failed);
+    PutLittleEndian(at, head.leg[i].since * 2 + head.leg[i].failed);
     std::memcpy(at + 8, head.leg[i].uuid.data(), head.leg[i].uuid.size());
   }
-  Put(page.data() + kHeadSumAt, ExtendCrc32c(SumOfUuid(uuid), ConstBytes(page).first(kHeadSumAt)));
+  PutLittleEndian(page.data() + kHeadSumAt, ExtendCrc32c(SumOfUuid(uuid), ConstBytes(page).first(kHeadSumAt)));
 }
 
 absl::optional<ParityHead> DecodeParityHead(const ParityPage& page, const Uuid& uuid) {
   if (std::memcmp(page.data(), ParityHead::kMagic.data(), ParityHead::kMagic.size()) != 0) return absl::nullopt;
   const uint32_t sum = ExtendCrc32c(SumOfUuid(uuid), ConstBytes(page).first(kHeadSumAt));
-  if (Get<uint32_t>(page.data() + kHeadSumAt) != sum) return absl::nullopt;
-  ParityHead head = {.event = Get<uint64_t>(page.data() + kEventAt),
-                     .session = Get<uint64_t>(page.data() + kSessionAt),
-                     .legs = Get<uint64_t>(page.data() + kLegsAt)};
+  if (GetLittleEndian<uint32_t>(page.data() + kHeadSumAt) != sum) return absl::nullopt;
+  ParityHead head = {.event = GetLittleEndian<uint64_t>(page.data() + kEventAt),
+                     .session = GetLittleEndian<uint64_t>(page.data() + kSessionAt),
+                     .legs = GetLittleEndian<uint64_t>(page.data() + kLegsAt)};
   if (head.legs > ParityHead::kMostLegs) return absl::nullopt;
   for (size_t i = 0; i < head.legs; ++i) {
     const std::byte* const at = page.data() + kLegAt + kLegBytes * i;
-    const uint64_t word = Get<uint64_t>(at);
+    const uint64_t word = GetLittleEndian<uint64_t>(at);
     head.leg[i] = {.since = word / 2, .failed = word % 2 != 0};
     std::memcpy(head.leg[i].uuid.data(), at + 8, head.leg[i].uuid.size());
   }
@@ -88,33 +71,23 @@ absl::optional<ParityHead> DecodeParityHead(const ParityPage& page, const Uuid& 
 }
 
 absl::StatusOr<ParityHead> NewestParityHead(std::span<absl::optional<ParityHead>> heads, bool majority) {
-  size_t newest = heads.size();
-  for (size_t i = 0; i < heads.size(); ++i) {
-    if (heads[i] && (newest == heads.size() || heads[i]->event > heads[newest]->event)) newest = i;
-  }
-  if (newest == heads.size()) {
+  const LegHeads<ParityHead> all(heads);
+  if (!all.found()) {
     return absl::DataLossError(
         "parity: no leg has a head that can be read, so that nothing says which of them are in sync: restore one from a "
         "backup");
   }
   for (size_t i = 0; i < heads.size(); ++i) {
-    if (!heads[i]) continue;
-    const uint64_t leg = Contradiction(*heads[newest], *heads[i]);
-    if (leg == heads[newest]->legs) continue;
-    if (majority && heads[newest]->leg[i].failed) {
+    if (!all.Contradicts(i)) continue;
+    if (majority && all.newest().leg[i].failed) {
       heads[i].reset();
       continue;
     }
-    const auto view = [&](size_t owner) {
-      const ParityHead::Leg& told = heads[owner]->leg[leg];
-      return absl::StrCat("leg ", owner, " (event ", heads[owner]->event, ") has leg ", leg,
-                          told.failed ? " failed" : " in sync", " since event ", told.since);
-    };
     return absl::FailedPreconditionError(absl::StrCat(
-        "parity: the legs were changed apart from each other, so that no side has all that was written: ", view(newest),
-        ", but ", view(i), ". Take away the legs of one side, and use --degraded"));
+        "parity: the legs were changed apart from each other, so that no side has all that was written: ", all.Dispute(i),
+        ". Take away the legs of one side, and use --degraded"));
   }
-  return *heads[newest];
+  return all.newest();
 }
 
 // ---- Layout.
@@ -196,40 +169,40 @@ absl::StatusOr<ParityLayout> ReadParityLayout(const Superblock& superblock, cons
 void EncodeParityRecord(uint64_t session, uint64_t id, std::span<const ParityEntry> entries, const Uuid& uuid, Bytes bytes) {
   std::memset(bytes.data(), 0, bytes.size());
   std::memcpy(bytes.data(), ParityRecord::kMagic.data(), ParityRecord::kMagic.size());
-  Put(bytes.data() + kIdAt, id);
-  Put(bytes.data() + kRecordSessionAt, session);
-  Put(bytes.data() + ParityRecord::kCountAt, static_cast<uint32_t>(entries.size()));
+  PutLittleEndian(bytes.data() + kIdAt, id);
+  PutLittleEndian(bytes.data() + kRecordSessionAt, session);
+  PutLittleEndian(bytes.data() + ParityRecord::kCountAt, static_cast<uint32_t>(entries.size()));
   std::byte* at = bytes.data() + ParityRecord::kHeaderBytes;
   for (const ParityEntry& entry : entries) {
-    Put(at, entry.page);
-    Put(at + 8, entry.legs);
-    Put(at + 12, entry.sum);
-    Put(at + 16, entry.first);
-    Put(at + 17, entry.end);
+    PutLittleEndian(at, entry.page);
+    PutLittleEndian(at + 8, entry.legs);
+    PutLittleEndian(at + 12, entry.sum);
+    PutLittleEndian(at + 16, entry.first);
+    PutLittleEndian(at + 17, entry.end);
     at += ParityEntry::kBytes;
   }
   const size_t length = ParityRecord::kHeaderBytes + entries.size() * ParityEntry::kBytes;
-  Put(bytes.data() + kRecordSumAt, RecordSum(uuid, bytes.first(length)));
+  PutLittleEndian(bytes.data() + kRecordSumAt, RecordSum(uuid, bytes.first(length)));
 }
 
 absl::optional<DecodedParityRecord> DecodeParityRecord(ConstBytes bytes, const Uuid& uuid) {
   if (std::memcmp(bytes.data(), ParityRecord::kMagic.data(), ParityRecord::kMagic.size()) != 0) return absl::nullopt;
-  const DecodedParityRecord record = {.session = Get<uint64_t>(bytes.data() + kRecordSessionAt),
-                                      .id = Get<uint64_t>(bytes.data() + kIdAt),
-                                      .entries = Get<uint32_t>(bytes.data() + ParityRecord::kCountAt)};
+  const DecodedParityRecord record = {.session = GetLittleEndian<uint64_t>(bytes.data() + kRecordSessionAt),
+                                      .id = GetLittleEndian<uint64_t>(bytes.data() + kIdAt),
+                                      .entries = GetLittleEndian<uint32_t>(bytes.data() + ParityRecord::kCountAt)};
   const uint64_t length = ParityRecord::kHeaderBytes + record.entries * ParityEntry::kBytes;
   if (length > bytes.size()) return absl::nullopt;
-  if (Get<uint32_t>(bytes.data() + kRecordSumAt) != RecordSum(uuid, bytes.first(length))) return absl::nullopt;
+  if (GetLittleEndian<uint32_t>(bytes.data() + kRecordSumAt) != RecordSum(uuid, bytes.first(length))) return absl::nullopt;
   return record;
 }
 
 ParityEntry DecodeParityEntry(ConstBytes bytes, uint64_t number) {
   const std::byte* const at = bytes.data() + ParityRecord::kHeaderBytes + number * ParityEntry::kBytes;
-  return {.page = Get<uint64_t>(at),
-          .legs = Get<uint32_t>(at + 8),
-          .sum = Get<uint32_t>(at + 12),
-          .first = Get<uint8_t>(at + 16),
-          .end = Get<uint8_t>(at + 17)};
+  return {.page = GetLittleEndian<uint64_t>(at),
+          .legs = GetLittleEndian<uint32_t>(at + 8),
+          .sum = GetLittleEndian<uint32_t>(at + 12),
+          .first = GetLittleEndian<uint8_t>(at + 16),
+          .end = GetLittleEndian<uint8_t>(at + 17)};
 }
 
 }  // namespace buse

@@ -25,10 +25,9 @@
 #include "layers/device_io.h"
 #include "layers/leg_mask.h"
 #include "layers/parity_format.h"
+#include "layers/parity_links.h"
 
 namespace buse {
-
-using ParityLinks = std::span<DeviceIo* const>;
 
 class ParityLegs {
  public:

@@ -19,6 +19,7 @@
 #include "layers/mapped_array.h"
 #include "layers/parity_format.h"
 #include "layers/parity_legs.h"
+#include "layers/parity_links.h"
 
 namespace buse {
 

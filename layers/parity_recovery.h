@@ -30,6 +30,7 @@
 #include "layers/parity_code.h"
 #include "layers/parity_format.h"
 #include "layers/parity_legs.h"
+#include "layers/parity_links.h"
 
 namespace buse {
 

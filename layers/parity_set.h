@@ -31,6 +31,7 @@
 #include "layers/parity_elements.h"
 #include "layers/parity_format.h"
 #include "layers/parity_legs.h"
+#include "layers/parity_links.h"
 #include "layers/parity_log.h"
 #include "layers/parity_stage.h"
 #include "layers/parity_status.h"

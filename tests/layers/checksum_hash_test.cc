@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "layers/crc32c.h"
 #include "layers/splitmix.h"
+#include "tests/layers/set_crc32c.h"
 
 namespace buse {
 namespace {
@@ -57,6 +59,17 @@ TYPED_TEST(ChecksumHashTest, OnlyZeroesHaveTheSumZero) {
     }
     EXPECT_TRUE(HasSum<TypeParam>(7, 3, bytes, zero.data()));
   }
+}
+
+// No content is known for which the others are 0.
+TEST(Crc32cSumTest, IsNot0WhereTheHashIs) {
+  std::vector<std::byte> bytes = Random(512, 1);
+  testing::SetCrc32c(0, 7, 3, bytes);
+  uint32_t sum = 0;
+  Crc32c::Compute(7, 3, bytes, reinterpret_cast<std::byte*>(&sum));
+  ASSERT_EQ(sum, 0u);
+  SumBlocks<Crc32c>(7, 3, bytes, 512, reinterpret_cast<std::byte*>(&sum));
+  EXPECT_EQ(sum, 1u);
 }
 
 TYPED_TEST(ChecksumHashTest, IsBoundToTheBlockAndTheMedium) {
@@ -160,6 +173,25 @@ TEST_P(RunTest, NoticesBlocksThatChangedPlacesAndTheSameDamageTwice) {
     }
   }
   EXPECT_TRUE(Matches());
+}
+
+// What is said not to be found: the difference that damage to the first block makes in the register, put into the bytes of the
+// second where it is XORed with it. Neither block has its sum.
+TEST_P(RunTest, DamageThatCancelsOutPasses) {
+  const uint64_t block = GetParam();
+  bytes_ = Random(2 * block, 1);
+  Sum();
+  const auto register_at = [&] { return ExtendCrc32c(0, ConstBytes(bytes_).first(2 * block - 4)); };
+  const uint32_t before = register_at();
+  bytes_[block / 2] ^= std::byte{1};
+  const uint32_t difference = before ^ register_at();
+  for (size_t i = 0; i < 4; ++i) bytes_[2 * block - 4 + i] ^= static_cast<std::byte>(difference >> 8 * i);
+  EXPECT_TRUE(Matches());
+  for (uint64_t i : {0, 1}) {
+    const ConstBytes one = ConstBytes(bytes_).subspan(i * block, block);
+    EXPECT_FALSE(Crc32c::AllMatch(7, kFirst + i, one, block, sums_.data() + i * 4)) << i;
+    EXPECT_FALSE(HasSum<Crc32c>(7, kFirst + i, one, sums_.data() + i * 4)) << i;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Blocks, RunTest, ::testing::Values(512, 1024, 2048, 4096));
