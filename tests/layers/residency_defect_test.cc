@@ -36,7 +36,9 @@ std::vector<Range> DirtyOfWritten(const std::string& defect, bool flushed) {
   auto state = std::make_unique<Stack::State>();
   EXPECT_TRUE(Stack::Open({.below = {.size = 64 << 10, .read_ahead = 0, .below = {.size = 1 << 20}}}, *state).ok());
   EXPECT_TRUE(Stack::Write(*state, 8192, std::vector<std::byte>(5120)).ok());
-  if (flushed) EXPECT_TRUE(Stack::Flush(*state).ok());
+  if (flushed) {
+    EXPECT_TRUE(Stack::Flush(*state).ok());
+  }
   std::vector<Range> dirty = Dirty(*state);
   planted_defect.clear();
   return dirty;
