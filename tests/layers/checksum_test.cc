@@ -227,6 +227,18 @@ TEST(ChecksumTest, WhatWasNotFlushedIsRecoveredAsFarAsItIsThere) {
               rig.Holds(32768, ConstBytes(Pattern(65536, 2)).subspan(32768)));
 }
 
+TEST(ChecksumTest, ZeroesAreNotWrittenAgainOverWhatCameAfterThem) {
+  ChecksumRig<Stack> rig;
+  ASSERT_TRUE(rig.Write(0, Pattern(131072, 1)).ok());
+  ASSERT_TRUE(rig.Flush().ok());
+  ASSERT_TRUE(Stack::Trim(rig.state(), {0, 131072}).ok());
+  ASSERT_TRUE(rig.Write(8192, Pattern(32768 + 512, 2)).ok()) << "a stage, which is committed, and more";
+  rig.Open();
+  EXPECT_TRUE(rig.Holds(0, std::vector<std::byte>(8192)));
+  EXPECT_TRUE(rig.Holds(8192, Pattern(32768, 2)));
+  EXPECT_TRUE(rig.Holds(8192 + 32768, std::vector<std::byte>(131072 - 8192 - 32768)));
+}
+
 TEST(ChecksumTest, WhatIsInDoubtAndDamagedStaysDamaged) {
   ChecksumRig<Stack> rig;
   ASSERT_TRUE(rig.Write(0, Pattern(65536, 1)).ok());
@@ -531,6 +543,9 @@ void ExpectSameWhenReadOnly(Run run) {
     ASSERT_TRUE(status.ok()) << status.ToString();
     std::vector<std::byte> seen(131072);
     EXPECT_TRUE(ReadStack::Read(*state, 0, seen).ok());
+    std::vector<std::byte> middle(8192);
+    EXPECT_TRUE(ReadStack::Read(*state, 9 * 512, middle).ok()) << "from the middle of what was recovered together";
+    EXPECT_TRUE(std::equal(middle.begin(), middle.end(), seen.begin() + 9 * 512));
     EXPECT_EQ(rig.script().medium, medium);
     rig.Open();
     EXPECT_TRUE(rig.Holds(0, seen));
