@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Negotiation over any bytes, also under TLS. The first byte of the input says in what pieces they arrive, what is refused, and
-// what the server does about TLS.
+// Negotiation over any bytes, also under TLS, with a server of three exports. The first byte of the input says in what pieces
+// they arrive, what is refused, and what the server does about TLS.
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -51,6 +52,45 @@ std::string CheckReplies(const std::string& out, Stage stage) {
   return "";
 }
 
+// A server's exports: one that can be resized, one with a cache, and one that knows no context. `choice`: see below.
+struct Server {
+  explicit Server(uint8_t choice)
+      : contexts((choice & 2) == 0),
+        structured_replies((choice & 4) == 0),
+        disk(Make("disk", 0x0d6d, nbd::ContextSet().With(nbd::kBaseAllocation, contexts), choice)),
+        cached(Make("cached", 0x056d, nbd::ContextSet().With(nbd::kBaseAllocation, contexts).With(nbd::kBuseCache, contexts),
+                    choice)),
+        plain(Make("plain", 0x0103, {}, choice)) {
+    disk.resize_limit = 2 << 20;
+  }
+
+  nbd::Export Make(const char* name, uint16_t flags, nbd::ContextSet known, uint8_t choice) const {
+    return {.name = name,
+            .description = "a disk",
+            .size = 1 << 20,
+            .flags = flags,
+            .contexts = known,
+            .structured_replies = structured_replies,
+            .extended_headers = (choice & 8) == 0};
+  }
+
+  // What was agreed on must be possible.
+  std::string Check(size_t chosen, const nbd::Terms& terms) const {
+    if (chosen >= exports.size()) return "no export was chosen";
+    const bool simple = terms.replies == nbd::Terms::Replies::kSimple;
+    if (!terms.contexts.empty() && simple) return "a context was agreed on that cannot be used";
+    for (const nbd::Context& context : nbd::kContexts) {
+      if (terms.contexts.has(context.id) && !exports[chosen]->contexts.has(context.id)) return "another export's context";
+    }
+    if (!structured_replies && !simple) return "a refusal was overlooked";
+    return "";
+  }
+
+  const bool contexts, structured_replies;
+  nbd::Export disk, cached, plain;
+  const std::array<const nbd::Export*, 3> exports = {&disk, &cached, &plain};
+};
+
 }  // namespace
 }  // namespace buse
 
@@ -60,18 +100,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const uint8_t choice = data[0];
   const size_t piece = (choice & 1) != 0 ? size_t{1} + choice / 16 : SIZE_MAX;
-  const buse::nbd::Export exported = {.name = "disk",
-                                      .description = "a disk",
-                                      .size = 1 << 20,
-                                      .flags = 0x0d6d,
-                                      .contexts = buse::nbd::ContextSet().With(buse::nbd::kBaseAllocation, (choice & 2) == 0),
-                                      .structured_replies = (choice & 4) == 0,
-                                      .extended_headers = (choice & 8) == 0};
-  const buse::nbd::Export* const exports[] = {&exported};
+  const buse::Server server(choice);
   using buse::nbd::TlsMode;
   const TlsMode tls = (choice & 0x30) == 0x10 ? TlsMode::kOn : (choice & 0x30) == 0x20 ? TlsMode::kRequire : TlsMode::kOff;
   buse::Stage stage = tls == TlsMode::kRequire ? buse::Stage::kBeforeTls : buse::Stage::kAny;
-  Handshake handshake(exports, tls);
+  Handshake handshake(server.exports, tls);
   const std::span<const uint8_t> in(data + 1, size - 1);
   std::string buffer;
   Handshake::Outcome outcome = Handshake::Outcome::kMore;
@@ -104,11 +137,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     if (outcome == Handshake::Outcome::kMore && buffer.size() > Handshake::kBufferSize) MustBeRight("too much is kept");
   }
-  const buse::nbd::Terms terms = handshake.terms();
-  if (!terms.contexts.empty() && (terms.replies == buse::nbd::Terms::Replies::kSimple || exported.contexts.empty())) {
-    MustBeRight("a context was agreed on that cannot be used");
-  }
-  if (!exported.structured_replies && terms.replies != buse::nbd::Terms::Replies::kSimple)
-    MustBeRight("a refusal was overlooked");
+  if (outcome == Handshake::Outcome::kTransmit) MustBeRight(server.Check(handshake.chosen(), handshake.terms()));
   return 0;
 }
