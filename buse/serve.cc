@@ -42,6 +42,11 @@
 namespace buse {
 namespace {
 
+// Of one client: its buffers (buse/buffers.h), and with them all else that grows with what it says.
+uint64_t MemoryOfClient(uint64_t max_request) {
+  return std::min<uint64_t>(max_request + (1 << 20), nbd::kMaxPayload) + (1 << 20);
+}
+
 using std::chrono::steady_clock;
 
 // How long what clients asked for may take when the server ends, their reading of the answers included.
@@ -135,7 +140,7 @@ absl::Status Loop::Run(Listener listener) {
   Announce(options_, absl::StrCat(service_.program, ": ", what, " on "), uri, absl::StrCat(advice, "End it with Ctrl-C.\n"));
   for (;;) {
     int ready_fd = -1;
-    const bool room = clients_.count() < options_.max_clients;
+    const bool room = clients_.count() < options_.ClientsAtOnce();
     const Event event = Wait(room ? &listener.fds() : nullptr, -1, ready_fd);
     if (event == Event::kSignal) return Drain();
     if (event == Event::kClientEnded) clients_.Reap();
@@ -302,6 +307,10 @@ void LimitedLog::Say(absl::string_view message) {
   buse::Say(program_, message);
 }
 
+uint64_t ServeOptions::ClientsAtOnce() const {
+  return max_memory == 0 ? max_clients : std::min(max_clients, max_memory / MemoryOfClient(max_request));
+}
+
 size_t ServeOptions::ConnectionCount(bool one_call_at_a_time) const {
   if (connections != 0) return connections;
   return one_call_at_a_time ? 1 : std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 4);
@@ -330,6 +339,11 @@ absl::Status CheckTarget(const ServeOptions& options) {
   const uint64_t block = options.block_size;
   if (block != 0 && ((block & (block - 1)) != 0 || block < 512)) {
     return absl::InvalidArgumentError(absl::StrCat("--block-size: ", block, " is none of 512, 1024, 2048 and 4096"));
+  }
+  if (options.ClientsAtOnce() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-memory: ", options.max_memory, " is less than the ",
+                                                   MemoryOfClient(options.max_request),
+                                                   " that one connection may need: raise it, or lower --max-request"));
   }
   if (absl::Status status = options.LoadTls().status(); !status.ok()) return status;
   if (options.target.empty()) return absl::OkStatus();

@@ -49,6 +49,7 @@ struct ServeOptions {
   std::string disconnect;
   bool verbose = false;
   uint64_t max_clients = 128;
+  uint64_t max_memory = 0;
   uint64_t max_request = nbd::kMaxPayload;
   uint64_t handshake_timeout = 30;
   uint64_t idle_timeout = 0;
@@ -72,7 +73,7 @@ struct ServeOptions {
   std::string tls_psk;
   bool tls_verify_peer = false;
 
-  static constexpr Description<ServeOptions, 26> Describe() {
+  static constexpr Description<ServeOptions, 27> Describe() {
     return {
         "server",
         "serves the device to the kernel or to NBD clients",
@@ -97,6 +98,11 @@ struct ServeOptions {
            .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB",
            .min = 1,
            .max = 100000},
+          {.field = &ServeOptions::max_memory,
+           .name = "max-memory",
+           .help = "what connections may need together, at most 33 MiB each, or 2 MiB more than a smaller --max-request; more "
+                   "have to wait. 0: as many as --max-clients allows",
+           .unit = Unit::kBytes},
           {.field = &ServeOptions::max_request,
            .name = "max-request",
            .help = "the most that an NBD client may read or write with one request",
@@ -172,8 +178,7 @@ struct ServeOptions {
            .letter = 'q'},
           {.field = &ServeOptions::fork,
            .name = "fork",
-           .help =
-               "go to the background: the command ends with 0 once it serves, or with the exit code of what hindered it"},
+           .help = "go to the background: the command ends with 0 once it serves, or with the exit code of what hindered it"},
           {.field = &ServeOptions::tls,
            .name = "tls",
            .help = "off, on for NBD clients that ask for TLS, or require, so that nobody else is served; absent: require where "
@@ -196,6 +201,9 @@ struct ServeOptions {
 
   // Null where there is no TLS. Errors: those of TlsCredentials::Load.
   absl::StatusOr<std::unique_ptr<const TlsCredentials>> LoadTls() const;
+
+  // How many clients are served at the same time, 1 or more: as max_clients and max_memory allow.
+  uint64_t ClientsAtOnce() const;
 
   // How many connections a kernel device gets.
   size_t ConnectionCount(bool one_call_at_a_time) const;

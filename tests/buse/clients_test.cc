@@ -46,8 +46,8 @@ TEST(ClientsTest, AClientThatReadsNothingDoesNotKeepItFromEnding) {
   EXPECT_NE(served.program->output().find("do not read their answers"), std::string::npos) << served.program->output();
 }
 
-TEST(ClientsTest, MoreClientsThanAllowedWaitForTheirTurn) {
-  Served served({"--max-clients", "2"});
+void ExpectThirdToWait(const std::vector<std::string>& options) {
+  Served served(options);
   auto first = std::make_unique<NbdClient>(served.path);
   NbdClient second(served.path);
   ASSERT_TRUE(first->Go());
@@ -60,6 +60,12 @@ TEST(ClientsTest, MoreClientsThanAllowedWaitForTheirTurn) {
   first.reset();
   waiting.join();
   EXPECT_TRUE(third_went);
+}
+
+TEST(ClientsTest, MoreThanAllowedWaitForTheirTurn) {
+  ExpectThirdToWait({"--max-clients", "2"});
+  ExpectThirdToWait({"--max-memory", "98M"});
+  ExpectThirdToWait({"--max-memory", "6M", "--max-request", "64K"});
 }
 
 TEST(ClientsTest, AClientMustEndItsNegotiationInTime) {

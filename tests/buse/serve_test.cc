@@ -79,6 +79,7 @@ TEST(ServeTest, BadCommandLines) {
       {{kLoopback, folder / "new"}, 3, "new"},  // the line before created nothing
       {{kMemdisk, "1M", "--ofset"}, 2, "--ofset"},
       {{kMemdisk, "1M", "--max-clients", "0"}, 2, "max-clients"},
+      {{kMemdisk, "1M", "--max-memory", "32M"}, 2, "34603008 that one connection may need"},
       {{kMemdisk, "1M", "--max-clients", "many"}, 2, "many"},
       {{kMemdisk, "1M", "--max-request", "4K"}, 2, "max-request"},
       {{kMemdisk, "1M", "--max-request", "64M"}, 2, "max-request"},
