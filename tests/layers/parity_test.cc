@@ -331,7 +331,7 @@ TEST_F(ParityTest, WhenAllLegsWereReplacedOneAfterTheOtherItOpens) {
     RebuildAll();
     if (leg > 0) continue;
     for (uint64_t i = 0; i < 2; ++i) {
-      Write(i * kChunk, 512, std::byte{7});
+      Write(0, 3 * kChunk, std::byte{7});  // a piece for each leg
       EXPECT_EQ(P::Flush(*state_), absl::OkStatus());
     }
   }
