@@ -81,6 +81,20 @@ uint32_t OwnCid() {
   return cid == VMADDR_CID_ANY ? VMADDR_CID_LOCAL : cid;  // neither guest nor host: it can only talk to itself
 }
 
+// Binds to a free port that fits into 16 bits. The kernel would take any of 32 bits, and what parses URIs for clients (libxml2 for
+// libnbd) refuses ports of more than eight digits. False, with errno, if none is free.
+template <typename Bind>
+bool BindToAnyPort(const Bind& bind_to) {
+  constexpr uint32_t kFirst = 1024;  // those below are root's
+  constexpr uint32_t kCount = (1 << 16) - kFirst;
+  const auto start = static_cast<uint32_t>(getpid());  // servers that start together seldom try the same one
+  for (uint32_t i = 0; i < kCount; ++i) {
+    if (bind_to(kFirst + (start + i) % kCount)) return true;
+    if (errno != EADDRINUSE) return false;
+  }
+  return false;
+}
+
 }  // namespace
 
 absl::StatusOr<Listener> Listener::Listen(const Target& target) {
@@ -231,10 +245,12 @@ absl::Status Listener::ListenVsock() {
   sockaddr_vm address{};
   address.svm_family = AF_VSOCK;
   address.svm_cid = target_.cid;
-  address.svm_port = target_.port == 0 ? VMADDR_PORT_ANY : target_.port;
-  socklen_t length = sizeof(address);
-  if (fd.get() < 0 || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
-      listen(fd.get(), SOMAXCONN) != 0 || getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+  const auto bind_to = [&](uint32_t port) {
+    address.svm_port = port;
+    return bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  };
+  if (fd.get() < 0 || !(target_.port == 0 ? BindToAnyPort(bind_to) : bind_to(target_.port)) ||
+      listen(fd.get(), SOMAXCONN) != 0) {
     const int error = errno;
     absl::Status status = StatusFromErrno(error, absl::StrCat("listening on ", target_.Uri()));
     if (error == EADDRINUSE) return absl::AlreadyExistsError(status.message());
