@@ -93,6 +93,7 @@ class Connection {
   template <bool kChunks>
   absl::Status Serve() {
     const size_t header = kChunks && extended() ? nbd::kExtendedRequestSize : nbd::kRequestSize;
+    stream_.ExpectHeadersOf(header);
     for (;;) {
       while (stream_.received().size() >= header) {
         if (absl::Status status = TakeRequest<kChunks>(); !status.ok()) return status;
@@ -188,8 +189,9 @@ class Connection {
     if (request.length > terms_.max_payload) return TakeTooLong<kChunks>(request);
     ConstBytes payload = stream_.TakeReceived(request.length);
     if (payload.size() < request.length) {
-      absl::Status status = stream_.CompletePayload(request.length, payload);
-      if (!status.ok() || stream_.ended()) return status;
+      bool concluded = false;
+      absl::Status status = ReceiveRest<kChunks>(request, payload, concluded);
+      if (!status.ok() || concluded || stream_.ended()) return status;
     }
     const nbd::Verdict verdict = nbd::CheckRequest<kChunks>(request, exported_.about, terms_);
     if (verdict.error != nbd::kOk) {
@@ -200,6 +202,37 @@ class Connection {
       if (absl::Status status = stream_.SendReplies(); !status.ok()) return status;
     }
     Conclude<kChunks>(request, "write", payload.empty() ? absl::OkStatus() : exported_.Write(request, payload));
+    return absl::OkStatus();
+  }
+
+  // Receives what `payload` lacks: to where it lies on the device, which concludes the write, or to a buffer.
+  template <bool kChunks>
+  [[gnu::noinline]] absl::Status ReceiveRest(const nbd::Request& request, ConstBytes& payload, bool& concluded) {
+    concluded = PlaceFor<kChunks>(request);
+    return concluded ? ReceiveInPlace<kChunks>(request, payload) : stream_.CompletePayload(request.length, payload);
+  }
+
+  // Whether the device says where the bytes of this write lie. A client that goes away in the midst of one leaves a part of it
+  // there, to the byte; a short one, such as those of a journal, stays all or nothing, as of a disk.
+  template <bool kChunks>
+  bool PlaceFor(const nbd::Request& request) {
+    if constexpr (Exported<Stack>::kPlaces) {
+      Scatter& places = stream_.places();
+      places.Clear();
+      return request.length >= Stream<T>::kLargePayload && nbd::CheckRequest<kChunks>(request, exported_.about, terms_).error == nbd::kOk &&
+             exported_.Place(request.range(), places).ok() && !places.overflowed() && places.bytes() == request.length;
+    }
+    return false;
+  }
+
+  // `have` is what was received of the payload.
+  template <bool kChunks>
+  absl::Status ReceiveInPlace(const nbd::Request& request, ConstBytes have) {
+    absl::Status received = stream_.ReceivePayload(have);
+    // Whatever has come: what was put there must be known to the device.
+    absl::Status status = exported_.Placed(request);
+    if (!received.ok() || stream_.ended()) return received;
+    Conclude<kChunks>(request, "write", status);
     return absl::OkStatus();
   }
 

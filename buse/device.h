@@ -23,6 +23,10 @@
 //   Status Prefetch(State&, Range)       a hint: the range will be read soon
 //   Status View(State&, Range, Gather&)  OK: the bytes were appended in order; valid until the gather is released, for which no
 //                                        View may wait
+//   Status Place(State&, Range, Scatter&)   OK: where the bytes of a write to come lie was appended in order, for the caller to put
+//                                        them there himself. By itself it changes nothing. Needs Placed and Write
+//   Status Placed(State&, Range)         follows a Place of this very range once bytes were put there, be it a part of them only:
+//                                        OK: as after a Write; the bytes that were not put there are unspecified
 //   optional<FileRange> Backing(State&, Range)   the file in which these very bytes lie, if they do
 //   Status Resize(State&, uint64_t size) OK: Size is the new one; what was added reads as zeroes. kInvalidArgument: it cannot
 //                                        have that size
@@ -43,7 +47,10 @@
 // Extents are aligned to kBlockSize too, so that a caller can go on where a prefix ended; its callback must not call the
 // device. Flush has no range: it may run beside any call but under kSerial. Resize runs alone. A View that fails may leave
 // pieces in the gather, which the caller drops by its mark; what a View has released when its pieces were used may run beside
-// any call.
+// any call. From Place to Placed, or until the caller gives up without having put anything there, a Write of the range counts as
+// running, for as long as a client takes to send it: what is put there may be seen before Placed, half of it too, and Read and
+// Trim of the range beside it must bear that. So a layer offers Place only where its bytes may be seen half-written, and where
+// nothing need be known of a write before its bytes are there.
 //
 // Errors are values (buse/status.h says what each code means to a client). A failed Write, Trim or WriteZeroes leaves its own
 // range unspecified, in whole blocks of the device that holds the bytes, and touches nothing else. kDataLoss means "these bytes
@@ -65,6 +72,7 @@
 namespace buse {
 
 class Gather;
+class Scatter;
 
 using Bytes = std::span<std::byte>;
 using ConstBytes = std::span<const std::byte>;
@@ -143,6 +151,14 @@ concept CanView = requires(typename D::State& self, Range range, Gather& gather)
   { D::View(self, range, gather) } -> std::same_as<absl::Status>;
 };
 template <class D>
+concept CanPlace = requires(typename D::State& self, Range range, Scatter& scatter) {
+  { D::Place(self, range, scatter) } -> std::same_as<absl::Status>;
+};
+template <class D>
+concept CanPlaced = requires(typename D::State& self, Range range) {
+  { D::Placed(self, range) } -> std::same_as<absl::Status>;
+};
+template <class D>
 concept CanBacking = requires(typename D::State& self, Range range) {
   { D::Backing(self, range) } -> std::same_as<std::optional<FileRange>>;
 };
@@ -197,6 +213,9 @@ consteval bool IsDevice() {
     static_assert(CanWrite<D> || !(CanWriteThrough<D> || CanTrim<D> || CanWriteZeroes<D>),
                   "buse: a device without Write is read-only, so it cannot have WriteThrough, Trim or WriteZeroes. (A "
                   "Write of another signature than that in buse/device.h does not count)");
+    static_assert(CanPlace<D> == CanPlaced<D> && (CanWrite<D> || !CanPlace<D>),
+                  "buse: Place, Placed and Write come together: absl::Status Place(State&, Range, Scatter&) lends the place of a "
+                  "write, absl::Status Placed(State&, Range) completes it, and Write does both where Place cannot");
     if constexpr (HasConstants<D>) static_assert(D::kBlockSize >= 1, "buse: kBlockSize is in bytes and at least 1");
   }
   return true;

@@ -17,6 +17,7 @@
 #include "buse/nbd.h"
 #include "buse/operations.h"
 #include "buse/request.h"
+#include "buse/scatter.h"
 
 namespace buse {
 
@@ -46,6 +47,17 @@ struct Exported {
                                              : Stack::Write(device, request.offset, payload);
       });
     }
+    return NotOffered();
+  }
+
+  // Whether large writes are received into place. Not where calls must keep apart: a slow client would keep the others out.
+  static constexpr bool kPlaces = CanPlace<Stack> && Stack::kConcurrency == Concurrency::kParallel;
+
+  absl::Status Place(Range range, Scatter& places) requires CanPlace<Stack> { return Stack::Place(device, range, places); }
+
+  // Completes a write after a Place that said where.
+  absl::Status Placed(const nbd::Request& request) {
+    if constexpr (kPlaces) return FlushIfAsked(request, Stack::Placed(device, request.range()));
     return NotOffered();
   }
 

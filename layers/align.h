@@ -125,6 +125,12 @@ struct Align {
     return Below::View(self.below, range, gather);
   }
 
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires (CanPlace<Below> && !kConverts) {
+    return Below::Place(self.below, range, scatter);
+  }
+
+  static absl::Status Placed(State& self, Range range) requires (CanPlaced<Below> && !kConverts) { return Below::Placed(self.below, range); }
+
   static std::optional<FileRange> Backing(State& self, Range range) requires(CanBacking<Below> && !kConverts) {
     return Below::Backing(self.below, range);
   }

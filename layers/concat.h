@@ -11,8 +11,8 @@
 // that end within a block of this layer, that block counts as data. Resize is absent: no size says which branch is to change.
 // Concurrency: the least of the branches.
 // Cost: a comparison per branch and request; no memory but 8 bytes per branch.
-// Failure: that of the branches. A request that crosses a border ends with the first error; Flush reaches all branches and
-// returns the first error. Open refuses branches that are larger together than 64 bits can count. A branch that is lost takes
+// Failure: that of the branches. A request that crosses a border ends with the first error; Flush and Placed reach all branches
+// and return the first error. Open refuses branches that are larger together than 64 bits can count. A branch that is lost takes
 // its part of the device with it. Nothing on the media says which branches belong together, nor in which order.
 //
 //   using Stack = buse::Concat<buse::Memory, buse::FileBacked>;
@@ -141,6 +141,21 @@ struct Concat {
     return Split(self, range, [&](auto branch, Range there, uint64_t) {
       return At<branch>::View(std::get<branch>(self.below), there, gather);
     });
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires(CanPlace<B>&&...) {
+    return Split(self, range, [&](auto branch, Range there, uint64_t) {
+      return At<branch>::Place(std::get<branch>(self.below), there, scatter);
+    });
+  }
+
+  static absl::Status Placed(State& self, Range range) requires(CanPlaced<B>&&...) {
+    absl::Status first;
+    Split(self, range, [&](auto branch, Range there, uint64_t) {
+      first.Update(At<branch>::Placed(std::get<branch>(self.below), there));
+      return absl::OkStatus();
+    }).IgnoreError();
+    return first;
   }
 
   static std::optional<FileRange> Backing(State& self, Range range) requires(CanBacking<B>&&...) {

@@ -5,8 +5,9 @@
 // Family: leaf.
 // Concurrency: kParallel.
 // Cost: what was written, in pages of 4096 bytes, and 32 KiB per GiB written to. Trim gives memory back.
-// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted. Contents are lost with the process,
-// unless it hands them over (buse/handover.h).
+// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted; where the bytes are received into place, and
+// a Trim takes that place away meanwhile, it is the connection that breaks. Contents are lost with the process,
+// unless it hands them over (buse/handover.h). A client that goes away within a write of 64 KiB or more may leave a part of it.
 //
 //   using Stack = buse::Memory;
 //   Stack::Config config{.size = 64 << 20};
@@ -27,6 +28,7 @@
 #include "buse/gather.h"
 #include "buse/handover.h"
 #include "buse/io.h"
+#include "buse/scatter.h"
 #include "buse/status.h"
 #include "layers/sparse_memory.h"
 
@@ -81,6 +83,16 @@ struct Memory {
 
   static absl::Status View(State& self, Range range, Gather& gather) {
     self.bytes.View(range, gather);
+    return absl::OkStatus();
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) {
+    self.bytes.Place(range, scatter);
+    return absl::OkStatus();
+  }
+
+  static absl::Status Placed(State& self, Range range) {
+    self.bytes.Placed(range);
     return absl::OkStatus();
   }
 

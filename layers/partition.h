@@ -140,6 +140,12 @@ struct Partition {
     return Below::View(self.below, Translate(self, range), gather);
   }
 
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<Below> {
+    return Below::Place(self.below, Translate(self, range), scatter);
+  }
+
+  static absl::Status Placed(State& self, Range range) requires CanPlaced<Below> { return Below::Placed(self.below, Translate(self, range)); }
+
   static std::optional<FileRange> Backing(State& self, Range range) requires CanBacking<Below> {
     return Below::Backing(self.below, Translate(self, range));
   }

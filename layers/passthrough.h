@@ -73,6 +73,12 @@ struct Passthrough {
     return Below::View(self.below, range, gather);
   }
 
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<Below> {
+    return Below::Place(self.below, range, scatter);
+  }
+
+  static absl::Status Placed(State& self, Range range) requires CanPlaced<Below> { return Below::Placed(self.below, range); }
+
   static absl::Status Resize(State& self, uint64_t size) requires CanResize<Below> { return Below::Resize(self.below, size); }
 };
 

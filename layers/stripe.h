@@ -12,7 +12,8 @@
 // Cost: a Read, Write, WriteThrough or View makes one call per chunk: one span of memory holds each leg's chunks with gaps
 // between, and a call takes no list of spans. So a chunk should be as large as requests are. Extents asks a leg again only
 // where it has passed what the leg said last. Memory: none.
-// Failure: that of the legs. A request ends with the first error; Flush reaches all legs and returns the first error. Open
+// Failure: that of the legs. A request ends with the first error; Flush and Placed reach all legs and return the first
+// error. Open
 // refuses a leg smaller than a chunk, and legs that are larger together than 64 bits can count. A leg that is lost takes the
 // device with it. Nothing on the media says which legs belong together, in which order, or how large the chunks are.
 //
@@ -171,6 +172,20 @@ struct Stripe {
   static absl::Status View(State& self, Range range, Gather& gather) requires CanView<B> {
     return ForEachChunk(self, range,
                         [&](typename B::State& leg, Range there, uint64_t) { return B::View(leg, there, gather); });
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<B> {
+    return ForEachChunk(self, range,
+                        [&](typename B::State& leg, Range there, uint64_t) { return B::Place(leg, there, scatter); });
+  }
+
+  static absl::Status Placed(State& self, Range range) requires CanPlaced<B> {
+    absl::Status first;
+    ForEachLeg(self, range, [&](typename B::State& leg, Range there) {
+      first.Update(B::Placed(leg, there));
+      return absl::OkStatus();
+    }).IgnoreError();
+    return first;
   }
 
   static std::optional<FileRange> Backing(State& self, Range range) requires CanBacking<B> {

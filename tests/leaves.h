@@ -18,6 +18,7 @@
 #include "buse/description.h"
 #include "buse/device.h"
 #include "buse/gather.h"
+#include "buse/scatter.h"
 
 namespace buse::testing {
 
@@ -142,6 +143,12 @@ struct BasicFull {
     if (status.ok()) gather.Append({self.script->medium.data() + range.offset, range.length});
     return status;
   }
+  static absl::Status Place(State& self, Range range, Scatter& scatter) {
+    absl::Status status = self.script->Next("Place", range);
+    if (status.ok()) scatter.Append({self.script->medium.data() + range.offset, range.length});
+    return status;
+  }
+  static absl::Status Placed(State& self, Range range) { return self.script->Next("Placed", range); }
   static std::optional<FileRange> Backing(State&, Range range) { return FileRange{kBackingFd, range.offset}; }
   static absl::Status Resize(State& self, uint64_t size) {
     absl::Status status = self.script->Next("Resize", {0, size});
@@ -192,6 +199,7 @@ struct Capabilities {
   bool view = false;
   bool backing = false;
   bool resize = false;
+  bool place = false;
 
   friend constexpr bool operator==(const Capabilities&, const Capabilities&) = default;
 };
@@ -207,10 +215,13 @@ inline constexpr Capabilities kCapabilities = {
     .view = CanView<D>,
     .backing = CanBacking<D>,
     .resize = CanResize<D>,
+    .place = CanPlace<D>&& CanPlaced<D>,
 };
 
-inline constexpr Capabilities kEverything = {true, true, true, true, true, true, true, true, true};
-inline constexpr Capabilities kEverythingButBacking = {true, true, true, true, true, true, true, false, true};
+inline constexpr Capabilities kEverything = {true, true, true, true, true, true, true, true, true, true};
+inline constexpr Capabilities kEverythingButBacking = {true, true, true, true, true, true, true, false, true, true};
+// Of an observer that must know of a write before it happens.
+inline constexpr Capabilities kEverythingObserved = {true, true, true, true, true, true, true, false, true, false};
 inline constexpr Capabilities kNothing = {};
 
 static_assert(kCapabilities<Full> == kEverything);

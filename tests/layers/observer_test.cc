@@ -93,7 +93,7 @@ template struct buse::Observer<buse::testing::NotingHook, buse::testing::Full>;
 namespace buse::testing {
 namespace {
 
-static_assert(kCapabilities<Empty<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<Empty<Full>> == kEverythingObserved);
 static_assert(kCapabilities<Empty<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Empty<Bare>> == kNothing);
 static_assert(Empty<Full512>::kBlockSize == 512);

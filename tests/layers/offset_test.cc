@@ -13,6 +13,7 @@
 #include "buse/operations.h"
 #include "gtest/gtest.h"
 #include "tests/fail_nth.h"
+#include "tests/every_operation.h"
 #include "tests/leaves.h"
 
 template struct buse::Offset<buse::testing::Full>;
@@ -20,7 +21,7 @@ template struct buse::Offset<buse::testing::Full>;
 namespace buse::testing {
 namespace {
 
-constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false};
+constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true};
 static_assert(kCapabilities<Offset<Full>> == kEverythingButResize);
 static_assert(kCapabilities<Offset<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Offset<Bare>> == kNothing);
@@ -54,6 +55,9 @@ TEST(OffsetTest, EveryOperationArrivesTranslated) {
                                              {"Extents", {1008, 9}},
                                              {"Prefetch", {1010, 11}},
                                              {"View", {1012, 13}}}));
+  script.calls.clear();
+  PlaceAWrite<Stack>(state);
+  EXPECT_EQ(script.calls, (std::vector<Call>{{"Place", {1014, 15}}, {"Placed", {1014, 15}}}));
   const std::optional<FileRange> backing = Stack::Backing(state, {14, 15});
   ASSERT_TRUE(backing.has_value());
   EXPECT_EQ(backing->fd, Full::kBackingFd);

@@ -79,6 +79,7 @@ class Model {
 std::string Model::Step() {
   const Range range = PickRange();
   const auto write = [&](Range at, ConstBytes in) { return subject_.Write(at.offset, in); };
+  const auto write_in_place = [&](Range at, ConstBytes in) { return subject_.WriteInPlace(at.offset, in); };
   const auto write_through = [&](Range at, ConstBytes in) { return subject_.WriteThrough(at.offset, in); };
   const auto write_zeroes = [&](Range at, ConstBytes) { return subject_.WriteZeroes(at); };
   const auto zero = [&](Range at, ConstBytes) { return subject_.Zero(at); };
@@ -103,6 +104,8 @@ std::string Model::Step() {
     case 10:
     case 11:
       return Change("trim", range, false, zero);
+    case 12:
+      return Change("write-in-place", range, true, write_in_place);
     default:
       return Change("write", range, true, write);
   }

@@ -10,9 +10,11 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "buse/device.h"
 #include "buse/gather.h"
 #include "buse/operations.h"
+#include "buse/scatter.h"
 #include "tests/model/test_config.h"
 
 namespace buse::testing {
@@ -39,6 +41,8 @@ class Subject {
   virtual absl::Status Extents(Range range, EmitExtent emit) = 0;
   virtual absl::Status Prefetch(Range range) = 0;
   virtual absl::Status View(Range range, Gather& gather) = 0;
+  // Writes in place, or by Write where the device cannot do so now.
+  virtual absl::Status WriteInPlace(uint64_t offset, ConstBytes in) = 0;
   virtual absl::Status Resize(uint64_t size) = 0;
 
  protected:
@@ -85,6 +89,19 @@ class SubjectOf final : public Subject {
   absl::Status View(Range range, Gather& gather) override {
     if constexpr (CanView<Stack>) return Stack::View(*self_, range, gather);
     return Absent();
+  }
+  absl::Status WriteInPlace(uint64_t offset, ConstBytes in) override {
+    if constexpr (CanPlace<Stack>) {
+      const Range range = {offset, in.size()};
+      Scatter scatter;
+      if (absl::Status status = Stack::Place(*self_, range, scatter); !status.ok()) return status;
+      if (!scatter.overflowed()) {
+        if (scatter.bytes() != in.size()) return absl::InternalError(absl::StrCat("Place lent ", scatter.bytes(), " bytes"));
+        scatter.Fill(in);
+        return Stack::Placed(*self_, range);
+      }
+    }
+    return Write(offset, in);
   }
   absl::Status Resize(uint64_t size) override {
     if constexpr (CanResize<Stack>) return Stack::Resize(*self_, size);
