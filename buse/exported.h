@@ -5,6 +5,7 @@
 #ifndef BUSE_EXPORTED_H_
 #define BUSE_EXPORTED_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -31,6 +32,18 @@ struct Exported {
                                                                                        const absl::Status&) {};
   Gate<Stack::kConcurrency, Stack::kBlockSize> gate = {};
 
+  // Of each connection: what may wait is left to so many. 0: none.
+  size_t workers = 16;
+
+  // Whether it is, at all. Not where calls must keep apart: it would be each other that they wait for.
+  static constexpr bool kDefers = Waits<Stack>() && Stack::kConcurrency == Concurrency::kParallel;
+
+  // True: it was done, and took no waiting.
+  bool TryRead(uint64_t offset, Bytes out) requires kDefers { return buse::TryRead<Stack>(device, offset, out); }
+  bool TryWrite(const nbd::Request& request, ConstBytes payload) requires kDefers {
+    return !request.has(nbd::kCmdFlagFua) && buse::TryWrite<Stack>(device, request.offset, payload);
+  }
+
   absl::Status Read(uint64_t offset, Bytes out) {
     return gate.Pass({offset, out.size()}, [&] { return Stack::Read(device, offset, out); });
   }
@@ -40,12 +53,17 @@ struct Exported {
   }
 
   // `payload` is not empty.
-  absl::Status Write(const nbd::Request& request, ConstBytes payload) {
+  absl::Status Write(uint64_t offset, ConstBytes payload) {
     if constexpr (CanWrite<Stack>) {
-      return gate.Pass(request.range(), [&] {
-        return request.has(nbd::kCmdFlagFua) ? WriteThrough<Stack>(device, request.offset, payload)
-                                             : Stack::Write(device, request.offset, payload);
-      });
+      return gate.Pass({offset, payload.size()}, [&] { return Stack::Write(device, offset, payload); });
+    }
+    return NotOffered();
+  }
+
+  // FUA.
+  absl::Status WriteThrough(uint64_t offset, ConstBytes payload) {
+    if constexpr (CanWrite<Stack>) {
+      return gate.Pass({offset, payload.size()}, [&] { return buse::WriteThrough<Stack>(device, offset, payload); });
     }
     return NotOffered();
   }
@@ -73,9 +91,9 @@ struct Exported {
     return NotOffered();
   }
 
-  // Zeroes that the stack may have to write as data are refused where that is what the client wants to know, or where it would go
-  // on for longer than any compact request could ask for. Trim is quick; of WriteZeroes the type does not tell, since a part of
-  // the stack may do without it.
+  // Zeroes that the stack may have to write as data are refused where that is what the client wants to know, or where it would
+  // go on for longer than any compact request could ask for. Trim is quick; of WriteZeroes the type does not tell, since a part
+  // of the stack may do without it.
   static nbd::Verdict CheckZeroing(const nbd::Request& request) {
     const bool trims = CanTrim<Stack> && !request.has(nbd::kCmdFlagNoHole);
     if (!trims && request.has(nbd::kCmdFlagFastZero)) return {nbd::kEnotsup, "zeroes may be no faster than data here"};

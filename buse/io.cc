@@ -62,6 +62,11 @@ absl::Status ReadFully(int fd, uint64_t offset, Bytes out, absl::string_view wha
   return absl::OkStatus();
 }
 
+bool ReadCached(int fd, uint64_t offset, Bytes out) {
+  const iovec piece = {out.data(), out.size()};
+  return preadv2(fd, &piece, 1, static_cast<off_t>(offset), RWF_NOWAIT) == static_cast<ssize_t>(out.size());
+}
+
 absl::Status WriteFully(int fd, uint64_t offset, ConstBytes in, absl::string_view what, int rwf_flags) {
   while (!in.empty()) {
     ssize_t n;

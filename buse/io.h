@@ -43,6 +43,9 @@ class UniqueFd {
 // Reads until all of `out` is filled. The end of the file is an error (kInternal) that names the offset where the file ends.
 absl::Status ReadFully(int fd, uint64_t offset, Bytes out, absl::string_view what);
 
+// Reads all of `out` without waiting for the medium: from the page cache. False: not all of it is there, or nothing is known.
+bool ReadCached(int fd, uint64_t offset, Bytes out);
+
 // Writes all of `in`. `rwf_flags` are those of pwritev2; kUnimplemented where the kernel or the file system lacks them, and
 // then nothing was written.
 absl::Status WriteFully(int fd, uint64_t offset, ConstBytes in, absl::string_view what, int rwf_flags = 0);

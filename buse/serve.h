@@ -25,6 +25,7 @@
 #include "buse/nbd.h"
 #include "buse/options.h"
 #include "buse/transport.h"
+#include "buse/workers.h"
 
 namespace buse {
 
@@ -51,6 +52,7 @@ struct ServeOptions {
   uint64_t handshake_timeout = 30;
   uint64_t idle_timeout = 0;
   uint64_t spin = 0;
+  uint64_t workers = 16;
   bool no_structured_replies = false;
   bool no_meta_context = false;
   bool no_extended_headers = false;
@@ -64,7 +66,7 @@ struct ServeOptions {
   bool replace = false;
   bool quiet = false;
 
-  static constexpr Description<ServeOptions, 20> Describe() {
+  static constexpr Description<ServeOptions, 21> Describe() {
     return {
         "server",
         "serves the device to the kernel or to NBD clients",
@@ -83,7 +85,8 @@ struct ServeOptions {
            .letter = 'v'},
           {.field = &ServeOptions::max_clients,
            .name = "max-clients",
-           .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB",
+           .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB, and where it has "
+                   "workers twice that",
            .min = 1,
            .max = 100000},
           {.field = &ServeOptions::max_request,
@@ -107,6 +110,13 @@ struct ServeOptions {
            .help = "microseconds for which the thread of an NBD client looks for its next request before it sleeps: 50 to 100 "
                    "shorten the time of single requests, and cost a CPU while there are some",
            .max = 1000000},
+          {.field = &ServeOptions::workers,
+           .name = "workers",
+           .help = "threads of each connection that do what may have to wait for a disk, so that one slow request does not "
+                   "hold up the "
+                   "others; started when they are needed; 0: none. A stack in memory, or one that takes one call at a time, "
+                   "has none",
+           .max = Workers::kMaxThreads},
           {.field = &ServeOptions::no_structured_replies,
            .name = "no-structured-replies",
            .help = "serve as an old server does, which knows neither structured replies nor what builds on them: for testing "

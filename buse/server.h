@@ -80,6 +80,7 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
   exported.about.flags = nbd::WithoutFlags(exported.about.flags, narrowing.hidden_flags);
   exported.about.min_block = std::max(exported.about.min_block, narrowing.min_block);
   options.Restrict(exported.about);
+  exported.workers = options.workers;
   LimitedLog log(program);
   exported.on_failure = [&log](const char* command, Range range, const absl::Status& status) {
     log.Say(absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));

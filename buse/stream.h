@@ -147,6 +147,9 @@ class Stream {
     return out;
   }
 
+  // The last room that was taken, of which nothing was used.
+  void GiveBackRoom(Bytes room) { payload_used_ = static_cast<size_t>(room.data() - buffers_.payload().data()); }
+
  private:
   T transport_;
   Buffers buffers_;

@@ -29,9 +29,11 @@ class Supervisor {
   virtual void Arrived() = 0;
 };
 
-// A connected stream socket, which it does not own. One thread may receive while another sends.
+// A connected stream socket, which it does not own.
 class SocketTransport {
  public:
+  static constexpr bool kFullDuplex = true;
+
   explicit SocketTransport(int fd, Supervisor* supervisor = nullptr) : fd_(fd), supervisor_(supervisor) {}
 
   // From now on, a receive or a send that waits longer counts as a broken connection. 0: never.
@@ -78,6 +80,16 @@ concept Transport = std::copyable<T> && requires(T transport, std::span<iovec> p
   { transport.Send(pieces) } -> std::same_as<absl::Status>;
 };
 static_assert(Transport<SocketTransport>);
+
+// Whether one thread may receive while another sends, which a transport says itself. Else a connection has no workers.
+template <Transport T>
+inline constexpr bool kFullDuplex = [] {
+  if constexpr (requires { T::kFullDuplex; }) {
+    return T::kFullDuplex;
+  } else {
+    return false;
+  }
+}();
 
 }  // namespace buse
 

@@ -12,8 +12,8 @@
 // Concurrency: the least of the branches.
 // Cost: a comparison per branch and request; no memory but 8 bytes per branch.
 // Failure: that of the branches. A request that crosses a border ends with the first error; Flush and Placed reach all branches
-// and return the first error. Open refuses branches that are larger together than 64 bits can count. A branch that is lost takes
-// its part of the device with it. Nothing on the media says which branches belong together, nor in which order.
+// and return the first error. Open refuses branches that are larger together than 64 bits can count. A branch that is lost
+// takes its part of the device with it. Nothing on the media says which branches belong together, nor in which order.
 //
 //   using Stack = buse::Concat<buse::Memory, buse::FileBacked>;
 //   Stack::Config config{.below = {{.size = 64 << 20}, {.path = "disk.img"}}};
@@ -143,6 +143,18 @@ struct Concat {
     });
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires(CanTryRead<B>&&...) {
+    return TrySplit(self, {offset, out.size()}, [&](auto branch, Range there, uint64_t done) {
+      return At<branch>::TryRead(std::get<branch>(self.below), there.offset, out.subspan(done, there.length));
+    });
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires(CanTryWrite<B>&&...) {
+    return TrySplit(self, {offset, in.size()}, [&](auto branch, Range there, uint64_t done) {
+      return At<branch>::TryWrite(std::get<branch>(self.below), there.offset, in.subspan(done, there.length));
+    });
+  }
+
   static absl::Status Place(State& self, Range range, Scatter& scatter) requires(CanPlace<B>&&...) {
     return Split(self, range, [&](auto branch, Range there, uint64_t) {
       return At<branch>::Place(std::get<branch>(self.below), there, scatter);
@@ -210,6 +222,16 @@ struct Concat {
       if (begin >= end) return absl::OkStatus();
       return use(branch, Range{begin - start, end - begin}, begin - range.offset);
     });
+  }
+
+  // The same up to the first that is false.
+  template <class Use>
+  static bool TrySplit(const State& self, Range range, Use use) {
+    return Split(self, range,
+                 [&](auto branch, Range there, uint64_t done) {
+                   return use(branch, there, done) ? absl::OkStatus() : absl::CancelledError();
+                 })
+        .ok();
   }
 };
 

@@ -10,7 +10,8 @@
 //          kDisjoint may run beside anything; Resize concerns all bytes and runs alone.
 //   below  Size is a multiple of kBlockSize; Extents emits aligned, not empty extents in order, without gaps, inside the
 //          range, at least one, and none after it was told to stop; View and Place append exactly the bytes asked for unless
-//          they overflow; what Trim and WriteZeroes zeroed, and Resize added, reads as zeroes; Resize leaves the size asked for.
+//          they overflow; what Trim and WriteZeroes zeroed, and Resize added, reads as zeroes; Resize leaves the size asked
+//          for.
 // Zeroes are looked for in the first and the last MiB of the range, where no other call ran meanwhile that may have changed
 // them, and where a block fits in 4 KiB of stack.
 // Concurrency: that of the device below.
@@ -179,6 +180,16 @@ struct Contract {
       entry.Ensure(gather.bytes() - before == range.length, "View must append exactly the bytes asked for");
     }
     return status;
+  }
+
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    Entry entry(self, Operation::kRead, {offset, out.size()});
+    return Below::TryRead(self.below, offset, out);
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanTryWrite<Below> {
+    Entry entry(self, Operation::kWrite, {offset, in.size()});
+    return Below::TryWrite(self.below, offset, in);
   }
 
   static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<Below> {

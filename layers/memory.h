@@ -5,9 +5,9 @@
 // Family: leaf.
 // Concurrency: kParallel.
 // Cost: what was written, in pages of 4096 bytes, and 32 KiB per GiB written to. Trim gives memory back.
-// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted; where the bytes are received into place, and
-// a Trim takes that place away meanwhile, it is the connection that breaks. Contents are lost with the process,
-// unless it hands them over (buse/handover.h). A client that goes away within a write of 64 KiB or more may leave a part of it.
+// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted; one that is received into place, and
+// loses that place to a Trim meanwhile, breaks its connection. A client that goes away within a write that is received into
+// place leaves a part of it. Contents are lost with the process, unless it hands them over (buse/handover.h).
 //
 //   using Stack = buse::Memory;
 //   Stack::Config config{.size = 64 << 20};
@@ -46,6 +46,7 @@ struct Memory {
 
   static constexpr uint64_t kBlockSize = 1;
   static constexpr Concurrency kConcurrency = Concurrency::kParallel;
+  static constexpr bool kWaits = false;
 
   static constexpr Description<Config, 1> Describe() {
     return {"memory",

@@ -8,6 +8,7 @@
 // Cost: that of the hook. A hook whose State is empty adds no bytes.
 // Failure: what the hook returns. It may decline to call the device below and return an error of its own, and it may call it
 // later, but it must not change the bytes: what does is a transform and a layer of its own.
+// TryRead, TryWrite and Place are absent: a hook is around each operation once, and before its bytes are where they shall be.
 //
 // A hook is an empty struct of static functions:
 //
@@ -18,6 +19,7 @@
 //       BelowConfig below;
 //     };
 //     struct State {};
+//     static constexpr bool kWaits = true;   // it may wait for more than memory; absent: as below
 //     template <class Config>
 //     static constexpr Description<Config> Describe();
 //     template <class Config>
@@ -40,6 +42,7 @@
 
 #include "absl/status/status.h"
 #include "buse/device.h"
+#include "buse/operations.h"
 #include "layers/operation.h"
 
 namespace buse {
@@ -73,6 +76,14 @@ struct Observer {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+
+  static constexpr bool kWaits = [] {
+    if constexpr (requires { Hook::kWaits; }) {
+      return Hook::kWaits;
+    } else {
+      return Waits<Below>();
+    }
+  }();
 
   static constexpr auto Describe() { return Hook::template Describe<Config>(); }
 

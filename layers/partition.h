@@ -140,11 +140,21 @@ struct Partition {
     return Below::View(self.below, Translate(self, range), gather);
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    return Below::TryRead(self.below, self.part.offset + offset, out);
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanTryWrite<Below> {
+    return Below::TryWrite(self.below, self.part.offset + offset, in);
+  }
+
   static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<Below> {
     return Below::Place(self.below, Translate(self, range), scatter);
   }
 
-  static absl::Status Placed(State& self, Range range) requires CanPlaced<Below> { return Below::Placed(self.below, Translate(self, range)); }
+  static absl::Status Placed(State& self, Range range) requires CanPlaced<Below> {
+    return Below::Placed(self.below, Translate(self, range));
+  }
 
   static std::optional<FileRange> Backing(State& self, Range range) requires CanBacking<Below> {
     return Below::Backing(self.below, Translate(self, range));

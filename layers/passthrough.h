@@ -73,6 +73,14 @@ struct Passthrough {
     return Below::View(self.below, range, gather);
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    return Below::TryRead(self.below, offset, out);
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanTryWrite<Below> {
+    return Below::TryWrite(self.below, offset, in);
+  }
+
   static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<Below> {
     return Below::Place(self.below, range, scatter);
   }

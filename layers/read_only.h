@@ -62,6 +62,10 @@ struct ReadOnly {
     return Below::View(self.below, range, gather);
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    return Below::TryRead(self.below, offset, out);
+  }
+
   static std::optional<FileRange> Backing(State& self, Range range) requires CanBacking<Below> {
     return Below::Backing(self.below, range);
   }

@@ -67,8 +67,7 @@ class SparseMemory {
     return ReadRuns(offset, out);
   }
 
-  // Inlined wherever it is called, so that layers over it cost nothing.
-  [[gnu::always_inline]] absl::Status Write(uint64_t offset, ConstBytes in) {
+  absl::Status Write(uint64_t offset, ConstBytes in) {
     const Span span = SpanOf(offset, in.size());
     if (Window* window = MappedWindow(span); window != nullptr) {
       std::atomic_ref<uint64_t> present = Word(*window, span.word);

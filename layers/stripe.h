@@ -174,6 +174,18 @@ struct Stripe {
                         [&](typename B::State& leg, Range there, uint64_t) { return B::View(leg, there, gather); });
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<B> {
+    return TryEachChunk(self, {offset, out.size()}, [&](typename B::State& leg, Range there, uint64_t done) {
+      return B::TryRead(leg, there.offset, out.subspan(done, there.length));
+    });
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanTryWrite<B> {
+    return TryEachChunk(self, {offset, in.size()}, [&](typename B::State& leg, Range there, uint64_t done) {
+      return B::TryWrite(leg, there.offset, in.subspan(done, there.length));
+    });
+  }
+
   static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<B> {
     return ForEachChunk(self, range,
                         [&](typename B::State& leg, Range there, uint64_t) { return B::Place(leg, there, scatter); });
@@ -235,6 +247,16 @@ struct Stripe {
       done += length;
     }
     return absl::OkStatus();
+  }
+
+  // The same up to the first that is false.
+  template <class Use>
+  static bool TryEachChunk(State& self, Range range, Use use) {
+    return ForEachChunk(self, range,
+                        [&](typename B::State& leg, Range there, uint64_t done) {
+                          return use(leg, there, done) ? absl::OkStatus() : absl::CancelledError();
+                        })
+        .ok();
   }
 
   static Range Share(size_t leg, Range range) {

@@ -61,6 +61,7 @@ struct BasicBare {
 
   static constexpr uint64_t kBlockSize = kBlock;
   static constexpr Concurrency kConcurrency = kRunsTogether;
+  static constexpr bool kWaits = false;
 
   static constexpr Description<Config, 1> Describe() {
     return {"leaf", "keeps bytes for a test", Family::kLeaf, {{{.field = &Config::size, .name = "size", .help = "bytes"}}}};
@@ -71,15 +72,17 @@ struct BasicBare {
     return absl::OkStatus();
   }
   static uint64_t Size(const State& self) { return self.script->medium.size(); }
-  static absl::Status Read(State& self, uint64_t offset, Bytes out) {
-    absl::Status status = self.script->Next("Read", {offset, out.size()});
+  static absl::Status Read(State& self, uint64_t offset, Bytes out) { return Get(self, "Read", offset, out); }
+
+  static absl::Status Get(State& self, const char* operation, uint64_t offset, Bytes out) {
+    absl::Status status = self.script->Next(operation, {offset, out.size()});
     [[maybe_unused]] const auto lock = HoldBytes(self);
     if (status.ok()) std::memcpy(out.data(), self.script->medium.data() + offset, out.size());
     return status;
   }
 
-  // Where calls may overlap, their outcome is to be one of a disk's, whole blocks. Where they may not, one that does is the race
-  // that ThreadSanitizer is to find.
+  // Where calls may overlap, their outcome is to be one of a disk's, whole blocks. Where they may not, one that does is the
+  // race that ThreadSanitizer is to find.
   static auto HoldBytes(State& self) {
     if constexpr (kConcurrency == Concurrency::kParallel) {
       return std::unique_lock(self.script->bytes);
@@ -98,6 +101,7 @@ struct BasicWriter {
 
   static constexpr uint64_t kBlockSize = kBlock;
   static constexpr Concurrency kConcurrency = kRunsTogether;
+  static constexpr bool kWaits = false;
 
   static constexpr auto Describe() { return Base::Describe(); }
   static absl::Status Open(const Config& config, State& self) { return Base::Open(config, self); }
@@ -123,6 +127,7 @@ struct BasicFull {
 
   static constexpr uint64_t kBlockSize = kBlock;
   static constexpr Concurrency kConcurrency = kRunsTogether;
+  static constexpr bool kWaits = false;
   // What Backing names: the bytes as if the medium were this file.
   static constexpr int kBackingFd = 4242;
 
@@ -143,6 +148,8 @@ struct BasicFull {
     if (status.ok()) gather.Append({self.script->medium.data() + range.offset, range.length});
     return status;
   }
+  static bool TryRead(State& self, uint64_t offset, Bytes out) { return Base::Base::Get(self, "TryRead", offset, out).ok(); }
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) { return Base::Put(self, "TryWrite", offset, in).ok(); }
   static absl::Status Place(State& self, Range range, Scatter& scatter) {
     absl::Status status = self.script->Next("Place", range);
     if (status.ok()) scatter.Append({self.script->medium.data() + range.offset, range.length});
@@ -159,8 +166,9 @@ struct BasicFull {
   static absl::Status Extents(State& self, Range range, EmitExtent emit) {
     absl::Status status = self.script->Next("Extents", range);
     if (!status.ok()) return status;
-    [[maybe_unused]] const auto lock = Base::Base::HoldBytes(self);
+    // Not while it emits: the test may call the device then.
     const auto zero = [&](uint64_t at) {
+      [[maybe_unused]] const auto lock = Base::Base::HoldBytes(self);
       const auto* begin = self.script->medium.data() + at;
       return *begin == std::byte{0} && std::memcmp(begin, begin + 1, kBlock - 1) == 0;
     };
@@ -200,6 +208,8 @@ struct Capabilities {
   bool backing = false;
   bool resize = false;
   bool place = false;
+  bool try_read = false;
+  bool try_write = false;
 
   friend constexpr bool operator==(const Capabilities&, const Capabilities&) = default;
 };
@@ -216,12 +226,15 @@ inline constexpr Capabilities kCapabilities = {
     .backing = CanBacking<D>,
     .resize = CanResize<D>,
     .place = CanPlace<D>&& CanPlaced<D>,
+    .try_read = CanTryRead<D>,
+    .try_write = CanTryWrite<D>,
 };
 
-inline constexpr Capabilities kEverything = {true, true, true, true, true, true, true, true, true, true};
-inline constexpr Capabilities kEverythingButBacking = {true, true, true, true, true, true, true, false, true, true};
-// Of an observer that must know of a write before it happens.
-inline constexpr Capabilities kEverythingObserved = {true, true, true, true, true, true, true, false, true, false};
+inline constexpr Capabilities kEverything = {true, true, true, true, true, true, true, true, true, true, true, true};
+inline constexpr Capabilities kEverythingButBacking = {true, true, true, true, true, true, true, false, true, true, true, true};
+// Of an observer that must know of every operation once, and before it happens.
+inline constexpr Capabilities kEverythingObserved = {true, true,  true, true,  true,  true,
+                                                     true, false, true, false, false, false};
 inline constexpr Capabilities kNothing = {};
 
 static_assert(kCapabilities<Full> == kEverything);

@@ -66,8 +66,8 @@ TEST(AlignTest, WithNothingToConvertEveryOperationArrivesUnchanged) {
   CallEveryOperation<Stack>(state);
   EXPECT_EQ(script.calls, kEveryCall);
   script.calls.clear();
-  PlaceAWrite<Stack>(state);
-  EXPECT_EQ(script.calls, kPlacedWrite);
+  CallServerOperations<Stack>(state);
+  EXPECT_EQ(script.calls, kServerCalls);
   EXPECT_EQ(Stack::Backing(state, {14, 15})->offset, 14u);
 }
 

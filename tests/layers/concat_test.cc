@@ -29,7 +29,7 @@ template struct buse::Concat<buse::testing::Full, buse::testing::Full512, buse::
 namespace buse::testing {
 namespace {
 
-constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true};
+constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true, true, true};
 static_assert(kCapabilities<Concat<Full, Full>> == kEverythingButResize);
 static_assert(kCapabilities<Concat<Writer, Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Concat<Bare, Bare>> == kNothing);
@@ -102,6 +102,14 @@ TEST(ConcatTest, EveryOperationIsSplitAtTheBorders) {
   EXPECT_EQ(three.Calls(), each("WriteThrough"));
   EXPECT_TRUE(Stack::Prefetch(state, {90, 67}).ok());
   EXPECT_EQ(three.Calls(), each("Prefetch"));
+  EXPECT_TRUE(Stack::TryWrite(state, 90, bytes));
+  EXPECT_EQ(three.Calls(), each("TryWrite"));
+  EXPECT_TRUE(Stack::TryRead(state, 90, out));
+  EXPECT_EQ(three.Calls(), each("TryRead"));
+  three.scripts[1].fail_at = 0;
+  EXPECT_FALSE(Stack::TryRead(state, 90, out)) << "one that cannot is enough";
+  three.scripts[1].fail_at = -1;
+  three.Calls();
   EXPECT_TRUE(Stack::Trim(state, {90, 67}).ok());
   EXPECT_EQ(three.Calls(), each("Trim"));
   EXPECT_TRUE(Stack::WriteZeroes(state, {90, 67}).ok());

@@ -58,6 +58,10 @@ TEST(ContractTest, EveryOperationArrivesBelowUnchanged) {
                                              {"View", {2048, 512}},
                                              {"Resize", {0, 4096}}}));
   script.calls.clear();
+  EXPECT_TRUE(Stack::TryRead(state, 0, bytes));
+  EXPECT_TRUE(Stack::TryWrite(state, 512, bytes));
+  EXPECT_EQ(script.calls, (std::vector<Call>{{"TryRead", {0, 512}}, {"TryWrite", {512, 512}}}));
+  script.calls.clear();
   Scatter scatter;
   EXPECT_TRUE(Stack::Place(state, {2560, 512}, scatter).ok());
   EXPECT_TRUE(Stack::Placed(state, {2560, 512}).ok());

@@ -12,8 +12,8 @@
 #include "buse/gather.h"
 #include "buse/operations.h"
 #include "gtest/gtest.h"
-#include "tests/fail_nth.h"
 #include "tests/every_operation.h"
+#include "tests/fail_nth.h"
 #include "tests/leaves.h"
 
 template struct buse::Offset<buse::testing::Full>;
@@ -21,7 +21,7 @@ template struct buse::Offset<buse::testing::Full>;
 namespace buse::testing {
 namespace {
 
-constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true};
+constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true, true, true};
 static_assert(kCapabilities<Offset<Full>> == kEverythingButResize);
 static_assert(kCapabilities<Offset<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Offset<Bare>> == kNothing);
@@ -56,8 +56,10 @@ TEST(OffsetTest, EveryOperationArrivesTranslated) {
                                              {"Prefetch", {1010, 11}},
                                              {"View", {1012, 13}}}));
   script.calls.clear();
-  PlaceAWrite<Stack>(state);
-  EXPECT_EQ(script.calls, (std::vector<Call>{{"Place", {1014, 15}}, {"Placed", {1014, 15}}}));
+  CallServerOperations<Stack>(state);
+  EXPECT_EQ(
+      script.calls,
+      (std::vector<Call>{{"TryRead", {1016, 16}}, {"TryWrite", {1017, 16}}, {"Place", {1014, 15}}, {"Placed", {1014, 15}}}));
   const std::optional<FileRange> backing = Stack::Backing(state, {14, 15});
   ASSERT_TRUE(backing.has_value());
   EXPECT_EQ(backing->fd, Full::kBackingFd);

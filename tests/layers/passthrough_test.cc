@@ -30,8 +30,8 @@ TEST(PassthroughTest, EveryOperationArrivesBelowUnchanged) {
   CallEveryOperation<Stack>(state);
   EXPECT_EQ(script.calls, kEveryCall);
   script.calls.clear();
-  PlaceAWrite<Stack>(state);
-  EXPECT_EQ(script.calls, kPlacedWrite);
+  CallServerOperations<Stack>(state);
+  EXPECT_EQ(script.calls, kServerCalls);
 }
 
 }  // namespace
