@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What Checksum costs: the same requests to a file and to a file under Checksum, in turns, so that whatever else the machine
-// does concerns both. Prints the medians of the rounds, their ratios (1.00: as fast as the file), latencies, and what reaches
-// the file.
+// does concerns both; called by this program, and served on a socket. Prints the medians of the rounds, their ratios (1.00: as
+// fast as the file), latencies, and what reaches the file.
 //
-//   bazel run -c opt //bench:checksum_benchmark -- [DIRECTORY [ROUNDS [WORK]]]
+//   bazel run -c opt //bench:checksum_benchmark -- [DIRECTORY [ROUNDS [WORK]]]     WORK: only those with that in their names
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +24,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "bench/contestant.h"
+#include "bench/subjects.h"
+#include "bench/work.h"
 #include "buse/device.h"
 #include "buse/medium.h"
 #include "layers/checksum.h"
@@ -192,6 +198,64 @@ void Compare(const std::string& directory, int rounds, const char* only) {
   std::printf("(sequential: MB/s, random: requests/s; a write-back run ends with a flush, which is counted)\n");
 }
 
+std::string OwnFolder() {
+  char path[4096];
+  const ssize_t n = readlink("/proc/self/exe", path, sizeof(path));
+  const std::string self(path, std::max<ssize_t>(0, n));
+  return self.substr(0, self.rfind('/'));
+}
+
+// The same through servers, as a user has it: 256 KiB, eight requests in flight, files in the page cache. Nothing is flushed.
+void CompareServed(const std::string& directory, int rounds, const char* only) {
+  bench::Settings settings;
+  CPU_ZERO(&settings.server_cpus);
+  sched_getaffinity(0, sizeof(settings.server_cpus), &settings.server_cpus);
+  settings.client_cpus = settings.server_cpus;
+  settings.programs = OwnFolder();
+  settings.folder = directory + "/checksum-benchmark-served-" + std::to_string(getpid());
+  settings.files_folder = settings.folder + "-files";
+  for (const std::string& folder : {settings.folder, settings.files_folder}) mkdir(folder.c_str(), 0700);
+  std::vector<bench::Subject> subjects;
+  for (const bench::Group& group : bench::MakeGroups({})) {
+    for (const bench::Subject& subject : group.subjects) {
+      const bool wanted = subject.name == "buse" || subject.name == "buse-checksum" || subject.name == "buse-safedisk";
+      if (group.name == "file" && wanted) subjects.push_back(subject);
+    }
+  }
+  std::printf("\n%-29s %10s %10s %6s %6s %10s %6s %6s   MB/s on a socket\n", "", "file", "Checksum", "ratio", "CPU", "safedisk",
+              "ratio", "CPU");
+  for (const char* name : {"256k-seqread-d8", "256k-seqwrite-d8"}) {
+    const std::string title = std::string("served ") + name;
+    if (std::strstr(title.c_str(), only) == nullptr) continue;
+    std::vector<std::unique_ptr<bench::Contestant>> servers;
+    for (const bench::Subject& subject : subjects) {
+      auto server = bench::StartServer(subject, settings);
+      Check(server.status());
+      servers.push_back(*std::move(server));
+    }
+    const absl::StatusOr<bench::Work> work = bench::Work::Parse(name);
+    Check(work.status());
+    std::vector<std::vector<double>> speed(servers.size()), cpu(servers.size());
+    for (int round = 0; round < rounds; ++round) {
+      for (size_t i = 0; i < servers.size(); ++i) {
+        const size_t which = (i + static_cast<size_t>(round)) % servers.size();
+        absl::StatusOr<bench::Sample> sample = servers[which]->Measure({.work = *work});
+        Check(sample.status());
+        speed[which].push_back((*sample)["bytes_per_second"] / 1e6);
+        cpu[which].push_back((*sample)["server_cpu_us_per_request"]);
+      }
+    }
+    std::printf("%-29s %10.0f", title.c_str(), Median(speed[0]));
+    for (size_t i = 1; i < servers.size(); ++i) {
+      std::printf(" %10.0f %6.2f %6.2f", Median(speed[i]), Median(speed[i]) / Median(speed[0]),
+                  Median(cpu[0]) / Median(cpu[i]));
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+  for (const std::string& folder : {settings.folder, settings.files_folder}) rmdir(folder.c_str());
+}
+
 // What one request leads to below, for each request.
 void Count(const std::string& directory) {
   using Stack = Checksum<Stats<FileBacked>>;
@@ -219,6 +283,9 @@ void Count(const std::string& directory) {
 
 int main(int argc, char** argv) {
   const std::string directory = argc > 1 ? argv[1] : "/var/tmp";
-  buse::Compare(directory, argc > 2 ? std::atoi(argv[2]) : 9, argc > 3 ? argv[3] : "");
-  buse::Count(directory);
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 9;
+  const char* const only = argc > 3 ? argv[3] : "";
+  buse::Compare(directory, rounds, only);
+  buse::CompareServed(directory, rounds, only);
+  if (*only == '\0') buse::Count(directory);
 }

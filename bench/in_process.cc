@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -27,7 +28,9 @@
 #include "layers/cache.h"
 #include "layers/checksum.h"
 #include "layers/file_backed.h"
+#include "layers/mirror.h"
 #include "layers/operation.h"
+#include "layers/parity.h"
 #include "layers/splitmix.h"
 #include "layers/stats.h"
 
@@ -44,42 +47,55 @@ double ProcessCpuSeconds() {
   return static_cast<double>(used.tv_sec) + static_cast<double>(used.tv_nsec) * 1e-9;
 }
 
-// The counters of the Stats in a stack.
-template <class State>
-StatsCounters& CountersOf(State& state) {
+// Calls `use` with the counters of each Stats in a stack.
+template <class State, class Use>
+void ForEachFile(State& state, Use use) {
   if constexpr (requires { state.hook.Snapshot(); }) {
-    return state.hook;
+    use(state.hook);
+  } else if constexpr (requires { std::tuple_size<decltype(state.below)>::value; }) {
+    std::apply([&](auto&... leg) { (ForEachFile(leg, use), ...); }, state.below);
   } else {
-    return CountersOf(state.below);
+    ForEachFile(state.below, use);
   }
 }
 
-// What arrived at the file.
+// What arrived at the files.
 struct Below {
   double read_bytes = 0;
   double written_bytes = 0;
   double writes = 0;
   double flushes = 0;
 
-  explicit Below(const StatsSnapshot& stats) {
+  template <class State>
+  explicit Below(State& state) {
+    ForEachFile(state, [&](StatsCounters& counters) { Add(counters.Snapshot()); });
+  }
+
+  void Add(const StatsSnapshot& stats) {
     const auto& read = stats[Operation::kRead];
     const auto& write = stats[Operation::kWrite];
     const auto& durable = stats[Operation::kWriteThrough];
-    read_bytes = static_cast<double>(read.bytes);
-    written_bytes = static_cast<double>(write.bytes + durable.bytes);
-    writes = static_cast<double>(write.count + durable.count);
+    read_bytes += static_cast<double>(read.bytes);
+    written_bytes += static_cast<double>(write.bytes + durable.bytes);
+    writes += static_cast<double>(write.count + durable.count);
     // A durable write makes the medium flush as a Flush does.
-    flushes = static_cast<double>(stats[Operation::kFlush].count + durable.count);
+    flushes += static_cast<double>(stats[Operation::kFlush].count + durable.count);
   }
 };
 
 template <Device Stack>
 class OpenedStack : public Contestant {
  public:
-  OpenedStack(Disk<Stack> disk, std::string path, const Settings& settings)
-      : disk_(std::move(disk)), path_(std::move(path)), settings_(settings) {}
+  // Takes `paths` away at the end.
+  OpenedStack(Disk<Stack> disk, std::vector<std::string> paths, const Settings& settings)
+      : disk_(std::move(disk)), paths_(std::move(paths)), settings_(settings) {}
 
-  ~OpenedStack() override { unlink(path_.c_str()); }
+  ~OpenedStack() override {
+    for (const std::string& path : paths_) unlink(path.c_str());
+  }
+
+  // Goes on with what `config` says, over what is there.
+  absl::Status Reopen(const typename Stack::Config& config) { return disk_.Reopen(config); }
 
   absl::Status Fill() {
     const std::vector<std::byte> piece(1 << 20, std::byte{0x5a});
@@ -97,7 +113,7 @@ class OpenedStack : public Contestant {
     }
     std::vector<Caller> callers;
     for (uint32_t i = 0; i < work.connections; ++i) callers.emplace_back(*this, work, i);
-    const Below before(CountersOf(disk_.state()).Snapshot());
+    const Below before(disk_.state());
     const double cpu_before = ProcessCpuSeconds();
     const auto begin = steady_clock::now();
     std::vector<std::thread> threads;
@@ -106,7 +122,7 @@ class OpenedStack : public Contestant {
     if (absl::Status status = work.read_percent < 100 ? disk_.Flush() : absl::OkStatus(); !status.ok()) return status;
     const double seconds = std::chrono::duration<double>(steady_clock::now() - begin).count();
     const double cpu = ProcessCpuSeconds() - cpu_before;
-    const Below after(CountersOf(disk_.state()).Snapshot());
+    const Below after(disk_.state());
 
     LatencyHistogram latency;
     double writes = 0;
@@ -183,39 +199,65 @@ class OpenedStack : public Contestant {
 
   Disk<Stack> disk_;
   Gate<Stack::kConcurrency, Stack::kBlockSize> gate_;
-  const std::string path_;
+  const std::vector<std::string> paths_;
   const Settings& settings_;
 };
 
 template <Device Stack>
-absl::StatusOr<std::unique_ptr<Contestant>> Open(const typename Stack::Config& config, const std::string& path,
-                                                 const Settings& settings) {
+absl::StatusOr<std::unique_ptr<OpenedStack<Stack>>> Open(const typename Stack::Config& config, std::vector<std::string> paths,
+                                                         const Settings& settings) {
   if constexpr (kFormats<Stack>) {
     if (absl::Status status = FormatStack<Stack>(config, [](uint64_t, uint64_t) {}); !status.ok()) return status;
   }
   absl::StatusOr<Disk<Stack>> disk = Disk<Stack>::Open(config);
   if (!disk.ok()) return disk.status();
-  auto opened = std::make_unique<OpenedStack<Stack>>(*std::move(disk), path, settings);
+  auto opened = std::make_unique<OpenedStack<Stack>>(*std::move(disk), std::move(paths), settings);
   if (absl::Status status = opened->Fill(); !status.ok()) return status;
   return opened;
 }
 
-// Room for what a layer keeps besides, the same for all.
+// Files of `bytes` each, whose paths are added to `paths`: that of the only one is `path`.
 template <Device Stack>
-typename Stack::Config ConfigOf(const std::string& path, const Settings& settings) {
+typename Stack::Config ConfigOf(const std::string& path, uint64_t bytes, std::vector<std::string>& paths) {
   if constexpr (std::is_same_v<Stack, FileBacked>) {
-    return {.path = path, .create = RoomFor(settings.size)};
+    paths.push_back(path);
+    return {.path = path, .create = bytes};
+  } else if constexpr (requires { std::tuple_size<typename Stack::Below>::value; }) {
+    typename Stack::Config config;
+    [&]<size_t... kLeg>(std::index_sequence<kLeg...>) {
+      ((std::get<kLeg>(config.below) =
+            ConfigOf<std::tuple_element_t<kLeg, typename Stack::Below>>(absl::StrCat(path, ".", kLeg), bytes, paths)),
+       ...);
+    }
+    (std::make_index_sequence<std::tuple_size_v<typename Stack::Below>>());
+    return config;
   } else {
-    return {.below = ConfigOf<typename Stack::Below>(path, settings)};
+    return {.below = ConfigOf<typename Stack::Below>(path, bytes, paths)};
   }
 }
 
 // The cache is of so many quarters of the device.
 template <Device Stack, int kQuarters = 0>
 absl::StatusOr<std::unique_ptr<Contestant>> OpenOver(const std::string& path, const Settings& settings) {
-  typename Stack::Config config = ConfigOf<Stack>(path, settings);
+  std::vector<std::string> paths;
+  // Room for what a layer keeps besides, the same for all.
+  typename Stack::Config config = ConfigOf<Stack>(path, RoomFor(settings.size), paths);
   if constexpr (kQuarters > 0) config.size = settings.size / 4 * kQuarters;
-  return Open<Stack>(config, path, settings);
+  return Open<Stack>(config, std::move(paths), settings);
+}
+
+// Over legs that hold a `kData`th each, of which the first `kMissing` vanish once all is written.
+template <Device Stack, uint64_t kData, size_t kMissing = 0>
+absl::StatusOr<std::unique_ptr<Contestant>> OpenOverLegs(const std::string& path, const Settings& settings) {
+  std::vector<std::string> paths;
+  typename Stack::Config config = ConfigOf<Stack>(path, RoomFor(settings.size) / kData + (64 << 20), paths);
+  absl::StatusOr<std::unique_ptr<OpenedStack<Stack>>> opened = Open<Stack>(config, paths, settings);
+  if (!opened.ok() || kMissing == 0) return opened;
+  for (size_t leg = 0; leg < kMissing; ++leg) unlink(paths[leg].c_str());
+  std::apply([](auto&... leg) { ((leg.below.create = 0), ...); }, config.below);
+  config.degraded = true;
+  if (absl::Status status = (*opened)->Reopen(config); !status.ok()) return status;
+  return opened;
 }
 
 struct NamedStack {
@@ -224,14 +266,21 @@ struct NamedStack {
   absl::StatusOr<std::unique_ptr<Contestant>> (*open)(const std::string& path, const Settings& settings);
 };
 
-constexpr std::array<NamedStack, 6> kStacks = {
+using TwoFiles = Mirror<File, File>;
+using SixFiles = Parity<4, 2, File>;
+
+constexpr std::array<NamedStack, 10> kStacks = {
     {{"file", "FileBacked", OpenOver<File>},
      {"checksum", "Checksum<FileBacked>", OpenOver<Checksum<File>>},
      {"cache-quarter", "Cache<FileBacked>, a cache of a quarter of the device", OpenOver<Cache<File>, 1>},
      {"cache-whole", "Cache<FileBacked>, a cache of twice the device", OpenOver<Cache<File>, 8>},
      {"cache-quarter-checksum", "Cache<Checksum<FileBacked>>, a cache of a quarter of the device",
       OpenOver<Cache<Checksum<File>>, 1>},
-     {"cache-whole-checksum", "Cache<Checksum<FileBacked>>, a cache of twice the device", OpenOver<Cache<Checksum<File>>, 8>}}};
+     {"cache-whole-checksum", "Cache<Checksum<FileBacked>>, a cache of twice the device", OpenOver<Cache<Checksum<File>>, 8>},
+     {"mirror", "Mirror<FileBacked, FileBacked>", OpenOverLegs<TwoFiles, 1>},
+     {"mirror-degraded", "the same, of which one file is missing", OpenOverLegs<TwoFiles, 1, 1>},
+     {"parity", "Parity<4, 2, FileBacked>", OpenOverLegs<SixFiles, 4>},
+     {"parity-degraded", "the same, of which two files are missing", OpenOverLegs<SixFiles, 4, 2>}}};
 
 }  // namespace
 

@@ -179,7 +179,7 @@ std::vector<Group> MakeGroups(std::vector<Subject> in_process) {
           {"layers", "0 to 32 layers that do nothing over a disk in memory", LayerSubjects()},
           {"file", "files in the page cache", FileSubjects()},
           {"direct", "files on their disk, past the page cache (O_DIRECT)", DirectSubjects()},
-          {"stacks", "stacks over a file without a server, called by threads of the benchmark: -d1, and -cN for N threads",
+          {"stacks", "stacks over files without a server, called by threads of the benchmark: -d1, and -cN for N threads",
            std::move(in_process)}};
 }
 
@@ -193,7 +193,7 @@ const std::vector<RowSet>& RowSets() {
                                {"depth", "4 KiB by depth, 1 to 128", Depths()},
                                {"layers", "what an empty layer costs", {"layers/4k-randread-d32"}},
                                {"stacks",
-                                "what checksums and caches cost",
+                                "what checksums, caches, mirrors and parity cost",
                                 {"stacks/256k-seqread-d1", "stacks/256k-seqwrite-d1", "stacks/4k-randread-d1",
                                  "stacks/4k-randread-d1-c4", "stacks/4k-randwrite-d1", "stacks/4k-randwrite-d1-f1"}},
                                {"matrix", "block size x pattern x depth x connections", Matrix()}};

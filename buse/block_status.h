@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The descriptors of a BLOCK_STATUS reply in the metadata context base:allocation. Source: doc/proto.md of the NBD project,
-// sections "base:allocation metadata context", NBD_REPLY_TYPE_BLOCK_STATUS and NBD_REPLY_TYPE_BLOCK_STATUS_EXT.
+// The descriptors of a BLOCK_STATUS reply in one metadata context. Source: doc/proto.md of the NBD project, sections
+// "base:allocation metadata context", NBD_REPLY_TYPE_BLOCK_STATUS and NBD_REPLY_TYPE_BLOCK_STATUS_EXT; of buse:cache,
+// docs/nbd-conformance.md.
 
 #ifndef BUSE_BLOCK_STATUS_H_
 #define BUSE_BLOCK_STATUS_H_
@@ -24,23 +25,27 @@ class BlockStatus {
   BlockStatus(Bytes room, bool wide, bool one) : room_(room), size_(wide ? 16 : 8), one_(one) {}
 
   // False when no more fits.
-  bool Add(const Extent& extent) {
+  bool Add(const Extent& extent) { return Add(extent.range.length, FlagsOf(extent.kind)); }
+  bool Add(const Resident& resident) {
+    return Add(resident.range.length, (resident.cached ? nbd::kStateCached : 0) | (resident.dirty ? nbd::kStateDirty : 0));
+  }
+
+  ConstBytes bytes() const { return room_.first(used_); }
+
+ private:
+  bool Add(uint64_t length, uint32_t flags) {
     std::byte* to = room_.data() + used_;
-    const uint32_t flags = FlagsOf(extent.kind);
     if (size_ == 16) {
-      nbd::Store<uint64_t>(to, extent.range.length);
+      nbd::Store<uint64_t>(to, length);
       nbd::Store<uint64_t>(to + 8, flags);
     } else {
-      nbd::Store<uint32_t>(to, static_cast<uint32_t>(extent.range.length));
+      nbd::Store<uint32_t>(to, static_cast<uint32_t>(length));
       nbd::Store<uint32_t>(to + 4, flags);
     }
     used_ += size_;
     return !one_ && room_.size() - used_ >= size_;
   }
 
-  ConstBytes bytes() const { return room_.first(used_); }
-
- private:
   static uint32_t FlagsOf(Extent::Kind kind) {
     switch (kind) {
       case Extent::Kind::kData:

@@ -1,34 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One client's connection: negotiation, then the request loop with the whole stack inlined into it. Requests that arrive
-// together are parsed from one receive and answered with one send. Source of every rule: doc/proto.md of the NBD project,
-// section "Transmission", and for extended headers that of its branch extension-ext-header.
+// One client's connection in transmission: the request loop with the whole stack inlined into it. Requests that arrive together are
+// parsed from one receive and answered with one send. Source of every rule: doc/proto.md of the NBD project, section
+// "Transmission", and for extended headers that of its branch extension-ext-header.
 
 #ifndef BUSE_CONNECTION_H_
 #define BUSE_CONNECTION_H_
 
-#include <algorithm>
 #include <cstddef>
-#include <cstdint>
-#include <string>
 #include <type_traits>
 #include <utility>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "buse/block_status.h"
 #include "buse/buffers.h"
 #include "buse/data_free_command.h"
 #include "buse/deferral.h"
 #include "buse/device.h"
 #include "buse/exported.h"
-#include "buse/handshake.h"
 #include "buse/nbd.h"
+#include "buse/negotiation.h"
 #include "buse/read_command.h"
 #include "buse/request.h"
+#include "buse/resize_command.h"
+#include "buse/resize_gate.h"
 #include "buse/scatter.h"
 #include "buse/session.h"
+#include "buse/status_command.h"
 #include "buse/transport.h"
 
 namespace buse {
@@ -39,33 +36,18 @@ namespace buse {
 template <Device Stack, Transport T>
 class Connection {
  public:
+  // Without negotiation, as the kernel wants it.
   Connection(Exported<Stack>& exported, T transport, Buffers buffers)
       : deferral_(exported, transport), session_(exported, deferral_.Carry(transport), std::move(buffers)) {}
 
-  // Negotiates as a server. True: Transmit comes next. False: the client asked for the end. `before_wait` is called before each
-  // wait for the client, and ends the negotiation by an error.
-  // Errors: kUnavailable when the connection broke, kInvalidArgument when the client broke the protocol.
-  absl::StatusOr<bool> Negotiate(absl::FunctionRef<absl::Status()> before_wait = [] { return absl::OkStatus(); }) {
-    Handshake handshake(session_.exported.about);
-    std::string answer = handshake.Greeting();
-    for (;;) {
-      if (absl::Status status = session_.stream.SendText(answer); !status.ok()) return status;
-      answer.clear();
-      if (absl::Status status = before_wait(); !status.ok()) return status;
-      if (absl::Status status = session_.stream.Receive(); !status.ok()) return status;
-      if (session_.stream.ended()) return false;
-      size_t consumed = 0;
-      const Handshake::Outcome outcome = handshake.Advance(session_.stream.received(), consumed, answer);
-      session_.stream.Consume(consumed);
-      if (outcome == Handshake::Outcome::kMore) continue;
-      if (absl::Status status = session_.stream.SendText(answer); !status.ok()) return status;
-      if (outcome == Handshake::Outcome::kTransmit) {
-        session_.terms = handshake.terms();
-        return true;
-      }
-      if (!handshake.reason().empty()) return absl::InvalidArgumentError(handshake.reason());
-      return false;
-    }
+  // On the terms of a negotiation.
+  Connection(Exported<Stack>& exported, T transport, Buffers buffers, const Agreement& agreement)
+      : Connection(exported, transport, std::move(buffers)) {
+    session_.terms = agreement.terms;
+    session_.stream.Prefill(agreement.early);
+    if ((agreement.terms.flags & nbd::kFlagSendResize) == 0) return;
+    resize_gate_ = &exported.resize_gate;
+    session_.stream.WaitOutside(resize_gate_);
   }
 
   // Serves requests until the client says that it disconnects, or just closes its side; then all replies have been sent.
@@ -73,6 +55,7 @@ class Connection {
   // transport was stopped between two requests: all before are answered, and another Connection may go on with the next.
   absl::Status Transmit() {
     session_.stream.replies().Speak(session_.terms.replies);
+    const ResizeGate::Visit visit(resize_gate_);
     absl::Status status = session_.terms.replies == nbd::Terms::Replies::kSimple ? Serve<false>() : Serve<true>();
     if constexpr (kDefers) status.Update(deferral_.Drain());
     return status;
@@ -87,6 +70,7 @@ class Connection {
   using Deferral = std::conditional_t<kDefers, buse::Deferral<Stack, T>, NoDeferral<Stack, T>>;
   using Session = typename Deferral::Session;
   using ReadCommand = buse::ReadCommand<Stack, Session>;
+  using StatusCommand = buse::StatusCommand<Session>;
 
   // kChunks: structured or extended replies were agreed on.
   template <bool kChunks>
@@ -143,10 +127,12 @@ class Connection {
     const nbd::Verdict verdict = Check<kChunks>(session_, request);
     if (verdict.error != nbd::kOk) {
       Refuse<kChunks>(session_, request, verdict);
+    } else if (request.type == nbd::kCmdResize) {
+      return ResizeCommand<Session>::template Take<kChunks>(session_, request);
     } else if (request.length == 0 && request.type != nbd::kCmdFlush) {
       Conclude<kChunks>(session_, request, "", absl::OkStatus());
     } else if (kChunks && request.type == nbd::kCmdBlockStatus) {
-      return TakeBlockStatus(request);
+      return StatusCommand::Take(session_, request);
     } else {
       return TakeSlowRequest<kChunks>(request);
     }
@@ -231,14 +217,15 @@ class Connection {
     return concluded ? ReceiveInPlace<kChunks>(request, payload) : session_.stream.CompletePayload(request.length, payload);
   }
 
-  // Whether the device says where the bytes of this write lie. A client that goes away in the midst of one leaves a part of it
+  // Whether the device says where the bytes of this write lie, which must stay there until they are: not where a client may have
+  // it resized meanwhile. A client that goes away in the midst of one leaves a part of it
   // there, to the byte; a short one, such as those of a journal, stays all or nothing, as of a disk.
   template <bool kChunks>
   bool PlaceFor(const nbd::Request& request) {
     if constexpr (Exported<Stack>::kPlaces) {
       Scatter& places = session_.stream.places();
       places.Clear();
-      return request.length >= decltype(session_.stream)::kLargePayload &&
+      return request.length >= decltype(session_.stream)::kLargePayload && resize_gate_ == nullptr &&
              Check<kChunks>(session_, request).error == nbd::kOk && session_.exported.Place(request.range(), places).ok() &&
              !places.overflowed() && places.bytes() == request.length;
     }
@@ -275,38 +262,14 @@ class Connection {
       absl::Status status = session_.stream.CompletePayload(request.length, payload);
       if (!status.ok() || session_.stream.ended()) return status;
     }
-    // The range's length, and the contexts of interest: there is one.
-    const bool wanted = request.type == nbd::kCmdBlockStatus && (session_.terms.flags & nbd::kFlagBlockStatusPayload) != 0 &&
-                        payload.size() == 12 && nbd::Load<uint32_t>(payload.data() + 8) == nbd::kBaseAllocationId;
-    if (!wanted) {
-      Refuse<true>(session_, request, {nbd::kEinval, "a payload that this command does not take"});
-      return absl::OkStatus();
-    }
-    nbd::Request meant = request;
-    meant.length = nbd::Load<uint64_t>(payload.data());
-    const nbd::Verdict verdict = Check<true>(session_, meant);
-    if (verdict.error == nbd::kOk) return TakeBlockStatus(meant);
-    Refuse<true>(session_, request, verdict);
-    return absl::OkStatus();
-  }
-
-  absl::Status TakeBlockStatus(const nbd::Request& request) {
-    absl::StatusOr<Bytes> room = session_.stream.TakeRoom(BlockStatus::kMaxBytes, Session::kPayloadAlignment);
-    if (!room.ok()) return room.status();
-    BlockStatus descriptors(*room, session_.extended(), request.has(nbd::kCmdFlagReqOne));
-    const uint64_t granularity = std::max<uint64_t>(512, session_.exported.about.min_block);
-    absl::Status status =
-        session_.exported.Extents(request.range(), granularity, [&](const Extent& extent) { return descriptors.Add(extent); });
-    if (status.ok()) {
-      session_.stream.replies().BlockStatus(request, nbd::kBaseAllocationId, descriptors.bytes());
-    } else {
-      Conclude<true>(session_, request, "block status", status);
-    }
+    if (request.type == nbd::kCmdBlockStatus) return StatusCommand::TakeWithPayload(session_, request, payload);
+    Refuse<true>(session_, request, {nbd::kEinval, "a payload that this command does not take"});
     return absl::OkStatus();
   }
 
   Deferral deferral_;
   Session session_;
+  ResizeGate* resize_gate_ = nullptr;  // where clients may resize
   bool said_disconnect_ = false;
 };
 

@@ -39,6 +39,13 @@ std::string PathOf(absl::string_view name) { return absl::StrCat(kFolder, "/", n
 
 UniqueFd MakeSocket() { return UniqueFd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)); }
 
+ucred PeerOf(int socket) {
+  ucred peer = {0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
+  socklen_t length = sizeof(peer);
+  getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length);
+  return peer;
+}
+
 }  // namespace
 
 absl::StatusOr<ControlChannel> ControlChannel::Connect(absl::string_view name) {
@@ -53,6 +60,8 @@ absl::StatusOr<ControlChannel> ControlChannel::Connect(absl::string_view name) {
   }
   return StatusFromErrno(errno, absl::StrCat("reaching the server on ", path));
 }
+
+pid_t ControlChannel::peer() const { return PeerOf(socket_.get()).pid; }
 
 absl::Status ControlChannel::Send(const std::string& text, const std::vector<int>& files) {
   assert(text.size() <= kMaxText && files.size() <= kMaxFiles);
@@ -155,10 +164,9 @@ ControlSocket::~ControlSocket() {
 absl::StatusOr<ControlChannel> ControlSocket::Accept() {
   UniqueFd socket(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!socket.valid()) return StatusFromErrno(errno, "accepting on the control socket");
-  ucred peer{};
-  socklen_t length = sizeof(peer);
-  if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || (peer.uid != 0 && peer.uid != geteuid())) {
-    return absl::PermissionDeniedError(absl::StrCat("user ", peer.uid, " may not control this server"));
+  const uid_t user = PeerOf(socket.get()).uid;
+  if (user != 0 && user != geteuid()) {
+    return absl::PermissionDeniedError(absl::StrCat("user ", user, " may not control this server"));
   }
   return ControlChannel(std::move(socket));
 }

@@ -33,6 +33,9 @@ class ControlChannel {
   // Readable when the other side has said something, or is gone.
   int fd() const { return socket_.get(); }
 
+  // The process on the other side; 0 if it cannot be seen from here.
+  pid_t peer() const;
+
   // With the server of the device `name`, such as "nbd0". kNotFound: it has none, or none that listens.
   static absl::StatusOr<ControlChannel> Connect(absl::string_view name);
 

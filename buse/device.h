@@ -22,6 +22,7 @@
 //   Status Trim(State&, Range)           OK: reads as zeroes; space may be released
 //   Status WriteZeroes(State&, Range)    OK: reads as zeroes; space stays allocated
 //   Status Extents(State&, Range, EmitExtent)   emits a non-empty prefix of the range, in order, without gaps
+//   Status Residency(State&, Range, EmitResident)   emits a prefix likewise: what is in memory, and what of that is only there
 //   Status Prefetch(State&, Range)       a hint: the range will be read soon
 //   Status View(State&, Range, Gather&)  OK: the bytes were appended in order; valid until the gather is released, for which no
 //                                        View may wait
@@ -114,6 +115,19 @@ struct Extent {
 // Takes the next extent. Returns false to end the enumeration early.
 using EmitExtent = absl::FunctionRef<bool(const Extent&)>;
 
+// Where bytes are that a device may keep in memory.
+struct Resident {
+  Range range;
+  bool cached = false;  // in memory, so that reading them waits for nothing
+  bool dirty = false;   // only there: a Flush has something to do. What is dirty is cached
+
+  bool AlikeIn(const Resident& other) const { return cached == other.cached && dirty == other.dirty; }
+  friend constexpr bool operator==(const Resident&, const Resident&) = default;
+};
+
+// As EmitExtent.
+using EmitResident = absl::FunctionRef<bool(const Resident&)>;
+
 // Bytes of a device that are bytes of an open file.
 struct FileRange {
   int fd = -1;
@@ -146,6 +160,10 @@ concept CanWriteZeroes = requires(typename D::State& self, Range range) {
 template <class D>
 concept CanExtents = requires(typename D::State& self, Range range, EmitExtent emit) {
   { D::Extents(self, range, emit) } -> std::same_as<absl::Status>;
+};
+template <class D>
+concept CanResidency = requires(typename D::State& self, Range range, EmitResident emit) {
+  { D::Residency(self, range, emit) } -> std::same_as<absl::Status>;
 };
 template <class D>
 concept CanPrefetch = requires(typename D::State& self, Range range) {

@@ -12,12 +12,14 @@
 
 #include "absl/status/status.h"
 #include "buse/coarse_extents.h"
+#include "buse/coarse_residency.h"
 #include "buse/device.h"
 #include "buse/gate.h"
 #include "buse/gather.h"
 #include "buse/nbd.h"
 #include "buse/operations.h"
 #include "buse/request.h"
+#include "buse/resize_gate.h"
 #include "buse/scatter.h"
 
 namespace buse {
@@ -31,6 +33,8 @@ struct Exported {
   std::function<void(const char* command, Range, const absl::Status&)> on_failure = [](const char*, Range,
                                                                                        const absl::Status&) {};
   Gate<Stack::kConcurrency, Stack::kBlockSize> gate = {};
+  // Of connections whose clients may resize.
+  ResizeGate resize_gate = {};
 
   // Of each connection: what may wait is left to so many. 0: none.
   size_t workers = 16;
@@ -133,7 +137,39 @@ struct Exported {
     return absl::OkStatus();
   }
 
+  // What of the range is in memory, from its beginning, as far as `emit` wants it and no further than is quickly told: see
+  // CoarseResidency.
+  absl::Status Residency([[maybe_unused]] Range range, [[maybe_unused]] EmitResident emit) {
+    if constexpr (CanResidency<Stack>) {
+      CoarseResidency coarse(range, about.min_block, emit);
+      for (int calls = 0; coarse.WantsMore() && (calls < kMostCalls || coarse.in_unit()); ++calls) {
+        const Range rest = coarse.rest();
+        absl::Status status = gate.Pass(rest, [&] {
+          return Stack::Residency(device, rest, [&](const Resident& resident) { return coarse.Add(resident); });
+        });
+        if (!status.ok()) return status;
+        if (coarse.rest() == rest) coarse.Add({rest});  // a layer's mistake must not keep the client waiting
+      }
+      coarse.Finish();
+      return absl::OkStatus();
+    }
+    return NotOffered();
+  }
+
+  // While nothing else uses the device.
+  absl::Status Resize([[maybe_unused]] uint64_t size) {
+    if constexpr (CanResize<Stack>) {
+      absl::Status status = Stack::Resize(device, size);
+      about.StoreSize(Stack::Size(device));
+      return status;
+    }
+    return NotOffered();
+  }
+
  private:
+  // Of Residency for one answer: a server that looks further keeps others waiting.
+  static constexpr int kMostCalls = 16;
+
   // For what the announced flags rule out.
   static absl::Status NotOffered() { return absl::UnimplementedError("the device has no such operation"); }
 

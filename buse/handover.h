@@ -101,22 +101,28 @@ concept CanHoldWrites = requires(const typename D::Config& config) {
   { D::HoldsWrites(config) } -> std::same_as<bool>;
 };
 
-// Whether something that was acknowledged is lost when the process is killed.
+// What of that which was acknowledged is lost when the process is killed.
+enum class Loss {
+  kNothing,
+  kWrites,    // some that were not flushed; the rest is on a medium
+  kContents,  // all, or a leg of it
+};
+
 template <Device Stack>
-bool LosesWhenKilled(const typename Stack::Config& config) {
-  if constexpr (kHandsOver<Stack>) return true;
+Loss LossWhenKilled(const typename Stack::Config& config) {
+  if constexpr (kHandsOver<Stack>) return Loss::kContents;
   if constexpr (CanHoldWrites<Stack>) {
-    if (Stack::HoldsWrites(config)) return true;
+    if (Stack::HoldsWrites(config)) return Loss::kWrites;
   }
-  bool loses = false;
+  Loss loss = Loss::kNothing;
   if constexpr (handover_internal::HasBelow<Stack>) {
     const auto use = [&]<class Branch>(Branch*, const auto& below) {
-      loses = LosesWhenKilled<Branch>(below);
-      return !loses;
+      loss = LossWhenKilled<Branch>(below);
+      return loss == Loss::kNothing;
     };
     handover_internal::Branches<typename Stack::Below>::ForEach(config.below, use);
   }
-  return loses;
+  return loss;
 }
 
 template <class D>

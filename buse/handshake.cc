@@ -40,8 +40,8 @@ bool TakeString(absl::string_view& data, absl::string_view& string) {
 struct Queries {
   const char* invalid = nullptr;  // why they are
   bool none = false;
-  bool base_allocation = false;
-  bool base_wildcard = false;
+  nbd::ContextSet named;
+  nbd::ContextSet matched;  // by a namespace alone, as in "base:"
 };
 
 Queries ParseQueries(absl::string_view data) {
@@ -53,10 +53,14 @@ Queries ParseQueries(absl::string_view data) {
   for (uint32_t i = 0; i < count; ++i) {
     absl::string_view query;
     if (!TakeString(data, query)) return {.invalid = "a query is longer than the request, or than 4096 bytes"};
-    if (query.find(':') == absl::string_view::npos) return {.invalid = "a query without a colon after its namespace"};
+    const size_t colon = query.find(':');
+    if (colon == absl::string_view::npos) return {.invalid = "a query without a colon after its namespace"};
     // What is not known is not an error.
-    queries.base_allocation |= query == nbd::kBaseAllocation;
-    queries.base_wildcard |= query == "base:";
+    for (const nbd::Context& context : nbd::kContexts) {
+      const absl::string_view name = context.name;
+      if (query == name) queries.named.Add(context.id);
+      if (colon + 1 == query.size() && name.substr(0, query.size()) == query) queries.matched.Add(context.id);
+    }
   }
   if (!data.empty()) return {.invalid = "more data than the number of queries says"};
   return queries;
@@ -87,9 +91,13 @@ Handshake::Outcome Handshake::Advance(ConstBytes in, size_t& consumed, std::stri
       consumed += n;
       skip_ -= n;
       if (skip_ > 0) return Outcome::kMore;
-      PutReply(out, option_, nbd::kRepErrTooBig,
-               absl::StrCat("the option's data is over ", kMaxOptionData, " bytes, the most this server reads"));
       step_ = Step::kOption;
+      if (NeedsTls() && option_ != nbd::kOptStartTls && option_ != nbd::kOptAbort) {
+        outcome = TakeWithoutTls(option_, out);
+      } else {
+        PutReply(out, option_, nbd::kRepErrTooBig,
+                 absl::StrCat("the option's data is over ", kMaxOptionData, " bytes, the most this server reads"));
+      }
     } else {
       outcome = TakeOptionHeader(left, consumed, out);
     }
@@ -97,11 +105,19 @@ Handshake::Outcome Handshake::Advance(ConstBytes in, size_t& consumed, std::stri
   }
 }
 
-nbd::Terms Handshake::terms() const {
-  nbd::Terms terms = {
-      .replies = replies_, .flags = exported_.flags, .max_payload = exported_.max_payload, .base_allocation = base_allocation_};
+void Handshake::Secured() {
+  secured_ = true;
+  replies_ = Replies::kSimple;
+  selected_ = {};
+}
+
+nbd::Terms Handshake::TermsOf(size_t which) const {
+  const nbd::Export& exported = *exports_[which];
+  nbd::Terms terms = {.replies = replies_, .flags = exported.flags, .max_payload = exported.max_payload};
+  if (selected_of_ == which) terms.contexts = selected_;
+  if (exported.resize_limit > 0) terms.flags |= nbd::kFlagSendResize;
   if (replies_ != Replies::kSimple) terms.flags |= nbd::kFlagSendDf;
-  if (replies_ == Replies::kExtended && base_allocation_) terms.flags |= nbd::kFlagBlockStatusPayload;
+  if (replies_ == Replies::kExtended && !terms.contexts.empty()) terms.flags |= nbd::kFlagBlockStatusPayload;
   return terms;
 }
 
@@ -109,6 +125,14 @@ Handshake::Outcome Handshake::TakeClientFlags(uint32_t flags) {
   if ((flags & ~uint32_t{nbd::kFlagFixedNewstyle | nbd::kFlagNoZeroes}) != 0) {
     reason_ = "client flags that were not offered";
     return Outcome::kClose;
+  }
+  // Who does not know how to ask for TLS cannot have it.
+  if ((flags & nbd::kFlagFixedNewstyle) == 0) {
+    if (NeedsTls()) {
+      reason_ = "a client that knows no options, so that it cannot start TLS, which this server requires";
+      return Outcome::kClose;
+    }
+    tls_ = nbd::TlsMode::kOff;
   }
   no_zeroes_ = (flags & nbd::kFlagNoZeroes) != 0;
   step_ = Step::kOption;
@@ -129,7 +153,7 @@ Handshake::Outcome Handshake::TakeOptionHeader(ConstBytes in, size_t& consumed, 
       return Outcome::kClose;
     }
     // Whatever it was about to select: it replaces what was selected.
-    if (option_ == nbd::kOptSetMetaContext) base_allocation_ = false;
+    if (option_ == nbd::kOptSetMetaContext) selected_ = {};
     consumed += nbd::kOptionHeaderSize;
     skip_ = length;
     step_ = Step::kSkip;
@@ -141,6 +165,8 @@ Handshake::Outcome Handshake::TakeOptionHeader(ConstBytes in, size_t& consumed, 
 }
 
 Handshake::Outcome Handshake::TakeOption(uint32_t option, absl::string_view data, std::string& out) {
+  if (option == nbd::kOptStartTls) return TakeStartTls(data, out);
+  if (NeedsTls() && option != nbd::kOptAbort) return TakeWithoutTls(option, out);
   if (Refused(option)) {
     PutReply(out, option, nbd::kRepErrUnsup, absl::StrCat("this server does not know option ", option));
     return Outcome::kMore;
@@ -167,8 +193,31 @@ Handshake::Outcome Handshake::TakeOption(uint32_t option, absl::string_view data
   }
 }
 
+Handshake::Outcome Handshake::TakeStartTls(absl::string_view data, std::string& out) {
+  const auto refuse = [&](nbd::OptionReply error, absl::string_view why) {
+    PutReply(out, nbd::kOptStartTls, error, why);
+    return Outcome::kMore;
+  };
+  if (tls_ == nbd::TlsMode::kOff) return refuse(nbd::kRepErrPolicy, "this server does not offer TLS");
+  if (secured_) return refuse(nbd::kRepErrInvalid, "TLS has begun already");
+  if (!data.empty()) return refuse(nbd::kRepErrInvalid, "STARTTLS takes no data");
+  PutReply(out, nbd::kOptStartTls, nbd::kRepAck);
+  return Outcome::kStartTls;
+}
+
+// What a client says that has not started TLS, where it must.
+Handshake::Outcome Handshake::TakeWithoutTls(uint32_t option, std::string& out) {
+  if (option == nbd::kOptExportName) {  // has no answer that is an error
+    reason_ = "an export chosen without TLS, which this server requires";
+    return Outcome::kClose;
+  }
+  PutReply(out, option, nbd::kRepErrTlsReqd, "this server requires TLS: connect with nbds:// or the like");
+  return Outcome::kMore;
+}
+
 // Unknown, or to be as if it were.
 bool Handshake::Refused(uint32_t option) const {
+  const nbd::Export& any = *exports_.front();
   switch (option) {
     case nbd::kOptExportName:
     case nbd::kOptAbort:
@@ -177,12 +226,12 @@ bool Handshake::Refused(uint32_t option) const {
     case nbd::kOptGo:
       return false;
     case nbd::kOptStructuredReply:
-      return !exported_.structured_replies;
+      return !any.structured_replies;
     case nbd::kOptListMetaContext:
     case nbd::kOptSetMetaContext:
-      return !exported_.structured_replies || !exported_.meta_contexts;
+      return !any.structured_replies || !any.meta_contexts;
     case nbd::kOptExtendedHeaders:
-      return !exported_.structured_replies || !exported_.extended_headers;
+      return !any.structured_replies || !any.extended_headers;
     default:
       return true;
   }
@@ -193,11 +242,13 @@ Handshake::Outcome Handshake::TakeExportName(absl::string_view name, std::string
     reason_ = "an export chosen in a way that extended headers rule out";
     return Outcome::kClose;
   }
-  if (!Offers(name)) {
+  const std::optional<size_t> found = Find(name);
+  if (!found) {
     reason_ = "an export name that is not offered";
     return Outcome::kClose;
   }
-  Put<uint64_t>(out, exported_.size);
+  chosen_ = *found;
+  Put<uint64_t>(out, exports_[chosen_]->LoadSize());
   Put<uint16_t>(out, terms().flags);
   if (!no_zeroes_) out.append(124, '\0');
   return Outcome::kTransmit;
@@ -208,10 +259,12 @@ void Handshake::TakeList(absl::string_view data, std::string& out) const {
     PutReply(out, nbd::kOptList, nbd::kRepErrInvalid, "LIST takes no data");
     return;
   }
-  std::string entry;
-  Put<uint32_t>(entry, exported_.name.size());
-  absl::StrAppend(&entry, exported_.name, exported_.description);
-  PutReply(out, nbd::kOptList, nbd::kRepServer, entry);
+  for (const nbd::Export* exported : exports_) {
+    std::string entry;
+    Put<uint32_t>(entry, exported->name.size());
+    absl::StrAppend(&entry, exported->name, exported->description);
+    PutReply(out, nbd::kOptList, nbd::kRepServer, entry);
+  }
   PutReply(out, nbd::kOptList, nbd::kRepAck);
 }
 
@@ -225,16 +278,20 @@ Handshake::Outcome Handshake::TakeInfo(uint32_t option, absl::string_view data, 
   if (data.size() < 2) return invalid("the request is shorter than its fixed fields");
   if (data.size() != 2 + 2 * size_t{nbd::Load<uint16_t>(data.data())})
     return invalid("the list of information requests has another length than it says");
-  if (!Offers(name)) {
+  const std::optional<size_t> found = Find(name);
+  if (!found) {
     PutReply(out, option, nbd::kRepErrUnknown, "no export of that name; LIST tells which there are");
     return Outcome::kMore;
   }
-  TellOf(option, data.substr(2), out);
+  TellOf(*found, option, data.substr(2), out);
   PutReply(out, option, nbd::kRepAck);
-  return option == nbd::kOptGo ? Outcome::kTransmit : Outcome::kMore;
+  if (option != nbd::kOptGo) return Outcome::kMore;
+  chosen_ = *found;
+  return Outcome::kTransmit;
 }
 
-void Handshake::TellOf(uint32_t option, absl::string_view infos, std::string& out) const {
+void Handshake::TellOf(size_t which, uint32_t option, absl::string_view infos, std::string& out) const {
+  const nbd::Export& exported = *exports_[which];
   const auto asked_for = [&](uint16_t info) {
     for (size_t at = 0; at < infos.size(); at += 2) {
       if (nbd::Load<uint16_t>(infos.data() + at) == info) return true;
@@ -243,8 +300,8 @@ void Handshake::TellOf(uint32_t option, absl::string_view infos, std::string& ou
   };
   std::string about;
   Put<uint16_t>(about, nbd::kInfoExport);
-  Put<uint64_t>(about, exported_.size);
-  Put<uint16_t>(about, terms().flags);
+  Put<uint64_t>(about, exported.LoadSize());
+  Put<uint16_t>(about, TermsOf(which).flags);
   PutReply(out, option, nbd::kRepInfo, about);
   const auto put_text = [&](nbd::Info info, absl::string_view text) {
     about.clear();
@@ -252,14 +309,14 @@ void Handshake::TellOf(uint32_t option, absl::string_view infos, std::string& ou
     about.append(text.data(), text.size());
     PutReply(out, option, nbd::kRepInfo, about);
   };
-  if (asked_for(nbd::kInfoName)) put_text(nbd::kInfoName, exported_.name);
-  if (asked_for(nbd::kInfoDescription)) put_text(nbd::kInfoDescription, exported_.description);
-  if (asked_for(nbd::kInfoBlockSize) || exported_.min_block > 1 || exported_.max_payload < nbd::kMaxPayload) {
+  if (asked_for(nbd::kInfoName)) put_text(nbd::kInfoName, exported.name);
+  if (asked_for(nbd::kInfoDescription)) put_text(nbd::kInfoDescription, exported.description);
+  if (asked_for(nbd::kInfoBlockSize) || exported.min_block > 1 || exported.max_payload < nbd::kMaxPayload) {
     about.clear();
     Put<uint16_t>(about, nbd::kInfoBlockSize);
-    Put<uint32_t>(about, exported_.min_block);
-    Put<uint32_t>(about, exported_.preferred_block);
-    Put<uint32_t>(about, exported_.max_payload);
+    Put<uint32_t>(about, exported.min_block);
+    Put<uint32_t>(about, exported.preferred_block);
+    Put<uint32_t>(about, exported.max_payload);
     PutReply(out, option, nbd::kRepInfo, about);
   }
 }
@@ -281,27 +338,36 @@ void Handshake::TakeStyle(uint32_t option, absl::string_view data, std::string& 
 void Handshake::TakeMetaContext(uint32_t option, absl::string_view data, std::string& out) {
   const bool set = option == nbd::kOptSetMetaContext;
   // Even where it fails.
-  if (set) base_allocation_ = false;
+  if (set) selected_ = {};
   const auto invalid = [&](absl::string_view why) { PutReply(out, option, nbd::kRepErrInvalid, why); };
   if (set && replies_ == Replies::kSimple) return invalid("structured replies or extended headers must be agreed on first");
   absl::string_view name;
   if (!TakeString(data, name)) return invalid("the name is longer than the request, or than 4096 bytes");
   const Queries queries = ParseQueries(data);
   if (queries.invalid != nullptr) return invalid(queries.invalid);
-  if (!Offers(name)) {
-    return PutReply(out, option, nbd::kRepErrUnknown, "no export of that name; LIST tells which there are");
-  }
-  const bool found = queries.base_allocation || (!set && (queries.none || queries.base_wildcard));
-  if (found && exported_.has_extents) {
-    std::string context;
-    Put<uint32_t>(context, set ? nbd::kBaseAllocationId : 0);
-    context += nbd::kBaseAllocation;
-    PutReply(out, option, nbd::kRepMetaContext, context);
-    base_allocation_ = set || base_allocation_;
+  const std::optional<size_t> found = Find(name);
+  if (!found) return PutReply(out, option, nbd::kRepErrUnknown, "no export of that name; LIST tells which there are");
+  if (set) selected_of_ = *found;
+  for (const nbd::Context& context : nbd::kContexts) {
+    if (!exports_[*found]->contexts.has(context.id)) continue;
+    // A namespace alone lists, and selects nothing.
+    const bool listed = !set && (queries.none || queries.matched.has(context.id));
+    if (!listed && !queries.named.has(context.id)) continue;
+    std::string entry;
+    Put<uint32_t>(entry, set ? uint32_t{context.id} : 0);
+    absl::StrAppend(&entry, context.name);
+    PutReply(out, option, nbd::kRepMetaContext, entry);
+    if (set) selected_.Add(context.id);
   }
   PutReply(out, option, nbd::kRepAck);
 }
 
-bool Handshake::Offers(absl::string_view name) const { return name.empty() || name == exported_.name; }
+std::optional<size_t> Handshake::Find(absl::string_view name) const {
+  if (name.empty()) return 0;
+  for (size_t i = 0; i < exports_.size(); ++i) {
+    if (exports_[i]->name == name) return i;
+  }
+  return std::nullopt;
+}
 
 }  // namespace buse

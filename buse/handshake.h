@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The server's side of fixed newstyle negotiation, without any I/O: bytes in, bytes out. Source: doc/proto.md of the NBD
-// project, sections "Handshake", "Metadata querying" and "Option types", and for extended headers that of its branch
-// extension-ext-header.
+// project, sections "Handshake", "TLS support", "Metadata querying" and "Option types", and for extended headers that of its
+// branch extension-ext-header.
 
 #ifndef BUSE_HANDSHAKE_H_
 #define BUSE_HANDSHAKE_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -24,6 +26,7 @@ class Handshake {
   enum class Outcome {
     kMore,      // send what was answered and come back with more bytes
     kTransmit,  // send what was answered; requests follow
+    kStartTls,  // send what was answered, let TLS begin, call Secured, and come back with what arrives through it
     kClose,     // send what was answered and close
   };
 
@@ -32,8 +35,10 @@ class Handshake {
   // What the caller's buffer must hold for Advance to make progress.
   static constexpr size_t kBufferSize = nbd::kOptionHeaderSize + kMaxOptionData;
 
-  // `exported` outlives the handshake.
-  explicit Handshake(const nbd::Export& exported) : exported_(exported) {}
+  // Of a server of these exports, at least one, which outlive the handshake. The first is the default export, to which the empty
+  // name leads too.
+  explicit Handshake(std::span<const nbd::Export* const> exports, nbd::TlsMode tls = nbd::TlsMode::kOff)
+      : exports_(exports), tls_(tls) {}
 
   // What the server sends first.
   std::string Greeting() const;
@@ -41,8 +46,12 @@ class Handshake {
   // Takes whole messages from the front of `in`, says how much it took, and appends its answers to `out`.
   Outcome Advance(ConstBytes in, size_t& consumed, std::string& out);
 
-  // After kTransmit.
-  nbd::Terms terms() const;
+  // TLS has begun. What was agreed on before is forgotten: somebody in between may have said it.
+  void Secured();
+
+  // After kTransmit: the export that was chosen, by its place, and on what terms.
+  size_t chosen() const { return chosen_; }
+  nbd::Terms terms() const { return TermsOf(chosen_); }
 
   // After kClose: why, for the log. Empty where the client asked for the end.
   absl::string_view reason() const { return reason_; }
@@ -54,20 +63,29 @@ class Handshake {
   Outcome TakeOptionHeader(ConstBytes in, size_t& consumed, std::string& out);
   Outcome TakeOption(uint32_t option, absl::string_view data, std::string& out);
   bool Refused(uint32_t option) const;
+  // TLS has to come first.
+  bool NeedsTls() const { return tls_ == nbd::TlsMode::kRequire && !secured_; }
+  Outcome TakeWithoutTls(uint32_t option, std::string& out);
+  Outcome TakeStartTls(absl::string_view data, std::string& out);
   Outcome TakeExportName(absl::string_view name, std::string& out);
   Outcome TakeInfo(uint32_t option, absl::string_view data, std::string& out);
-  void TellOf(uint32_t option, absl::string_view infos, std::string& out) const;
+  void TellOf(size_t which, uint32_t option, absl::string_view infos, std::string& out) const;
   void TakeList(absl::string_view data, std::string& out) const;
   void TakeStyle(uint32_t option, absl::string_view data, std::string& out);
   void TakeMetaContext(uint32_t option, absl::string_view data, std::string& out);
-  bool Offers(absl::string_view name) const;
+  std::optional<size_t> Find(absl::string_view name) const;
+  nbd::Terms TermsOf(size_t which) const;
 
-  const nbd::Export& exported_;
+  const std::span<const nbd::Export* const> exports_;
+  nbd::TlsMode tls_;
+  bool secured_ = false;
   Step step_ = Step::kClientFlags;
   bool no_zeroes_ = false;
   nbd::Terms::Replies replies_ = nbd::Terms::Replies::kSimple;
-  // Of the one export there is, whichever of its names was used.
-  bool base_allocation_ = false;
+  // Contexts that were selected, and of which export: of any other, none are.
+  nbd::ContextSet selected_;
+  size_t selected_of_ = 0;
+  size_t chosen_ = 0;
   uint32_t option_ = 0;
   uint32_t skip_ = 0;
   absl::string_view reason_;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <bit>
+#include <cassert>
 #include <cerrno>
 #include <functional>
 #include <future>
@@ -67,6 +68,7 @@ bool ParseBackendText(absl::string_view text, uint32_t& flags, absl::string_view
 // ---- Detaching, of one's own attachment or of another's.
 
 absl::Status WriteBack(const std::string& path) {
+  assert(!ServesKernelRequests());
   absl::Status status;
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   // BLKFLSBUF syncs the file system that is mounted on the device; fsync sends the flush.
@@ -202,6 +204,7 @@ absl::StatusOr<std::unique_ptr<KernelAttachment>> KernelAttachment::Attach(const
     if (status.ok()) status = self->WaitUntilAttached();
     if (status.ok()) {
       self->device_.RaiseRequestSize();
+      self->device_.TellUdev();
       return self;
     }
     // Somebody else was faster.

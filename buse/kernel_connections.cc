@@ -5,7 +5,6 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "buse/kernel_device.h"
 #include "buse/signals.h"
 
 namespace buse {
@@ -64,9 +64,8 @@ absl::Status KernelConnections::Add(UniqueFd socket) {
 }
 
 void KernelConnections::Run(Link& link) {
-  // Memory that this thread asks for must not be freed by writing to this very device. Needs a privilege; without it the
-  // device works, but for that.
-  prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  BecomeIoFlusher();
+  ServeKernelRequests();
   sigset_t interrupt;
   sigemptyset(&interrupt);
   sigaddset(&interrupt, SIGURG);

@@ -4,6 +4,7 @@
 
 #include <linux/capability.h>
 #include <linux/major.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -31,6 +32,8 @@ using std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kPoll{5};
 constexpr uint64_t kMaxSectorsKb = 4096;  // the default of 128 costs large requests dearly
 
+thread_local bool serves_requests = false;
+
 std::string ReadAttribute(absl::string_view name, absl::string_view attribute) {
   std::ifstream file(absl::StrCat("/sys/block/", name, "/", attribute));
   std::stringstream text;
@@ -47,6 +50,12 @@ absl::Status CheckDriver() {
 }
 
 }  // namespace
+
+void ServeKernelRequests() { serves_requests = true; }
+
+bool ServesKernelRequests() { return serves_requests; }
+
+void BecomeIoFlusher() { prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); }
 
 bool WaitUntil(const std::function<bool()>& condition, std::chrono::milliseconds limit) {
   for (const auto end = steady_clock::now() + limit; !condition();) {
@@ -169,5 +178,7 @@ void KernelDevice::RaiseRequestSize() const {
   const uint64_t max = std::min(kMaxSectorsKb, Number("queue/max_hw_sectors_kb"));
   std::ofstream(absl::StrCat("/sys/block/", name_, "/queue/max_sectors_kb")) << max;
 }
+
+void KernelDevice::TellUdev() const { std::ofstream(absl::StrCat("/sys/block/", name_, "/uevent")) << "change"; }
 
 }  // namespace buse

@@ -58,6 +58,9 @@ class KernelDevice {
   // The largest request, which the kernel's own default keeps small.
   void RaiseRequestSize() const;
 
+  // Has udev look at the device again. What the kernel says of a new attachment by itself comes before all of it can be read.
+  void TellUdev() const;
+
  private:
   KernelDevice(std::string path, std::string name, uint32_t index)
       : path_(std::move(path)), name_(std::move(name)), index_(index) {}
@@ -69,6 +72,15 @@ class KernelDevice {
   std::string name_;
   uint32_t index_ = 0;
 };
+
+// Has memory that the calling thread asks for not be freed by writing to a block device, which might be the very one that it
+// serves; so too for threads that it starts from then on. Needs a privilege (CAP_SYS_RESOURCE): without it nothing changes.
+void BecomeIoFlusher();
+
+// Says that the calling thread serves requests of kernel devices, and whether it does. A call that has the kernel wait for such
+// requests must not come from it: it would wait for itself.
+void ServeKernelRequests();
+bool ServesKernelRequests();
 
 // Whether `condition` came true within `limit`. It is asked every few milliseconds.
 bool WaitUntil(const std::function<bool()>& condition, std::chrono::milliseconds limit);

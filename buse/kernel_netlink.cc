@@ -7,8 +7,11 @@
 #include <netlink/genl/genl.h>
 #include <netlink/netlink.h>
 
+#include <cassert>
 #include <cerrno>
 #include <utility>
+
+#include "buse/kernel_device.h"
 
 namespace buse {
 namespace {
@@ -56,6 +59,7 @@ class Request {
 };
 
 int Send(uint8_t command, uint32_t index, const NetlinkAttributes& attributes) {
+  assert(!ServesKernelRequests());
   Request request(command);
   if (!request.reachable()) return ENOTCONN;
   nl_msg* message = request.message();

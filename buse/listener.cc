@@ -3,9 +3,11 @@
 #include "buse/listener.h"
 
 #include <fcntl.h>
+#include <linux/vm_sockets.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -71,11 +73,21 @@ bool IsRepeated(const addrinfo* first, const addrinfo* one) {
   return false;
 }
 
+// Under which others find this machine, as far as can be told. A guest without a CID in its target means the host.
+uint32_t OwnCid() {
+  const UniqueFd device(open("/dev/vsock", O_RDONLY | O_CLOEXEC));
+  uint32_t cid = 0;
+  if (!device.valid() || ioctl(device.get(), IOCTL_VM_SOCKETS_GET_LOCAL_CID, &cid) != 0) return Target::kAnyCid;
+  return cid == VMADDR_CID_ANY ? VMADDR_CID_LOCAL : cid;  // neither guest nor host: it can only talk to itself
+}
+
 }  // namespace
 
 absl::StatusOr<Listener> Listener::Listen(const Target& target) {
   Listener listener(target);
-  absl::Status status = target.kind == Target::Kind::kUnixSocket ? listener.ListenUnix() : listener.ListenTcp();
+  absl::Status status = target.kind == Target::Kind::kUnixSocket ? listener.ListenUnix()
+                        : target.kind == Target::Kind::kVsock    ? listener.ListenVsock()
+                                                                 : listener.ListenTcp();
   if (!status.ok()) return status;
   return listener;
 }
@@ -107,7 +119,8 @@ absl::Status Listener::Adopt(int fd) {
   socklen_t length = sizeof(address);
   if (option(SO_TYPE) != SOCK_STREAM || option(SO_ACCEPTCONN) != 1 ||
       getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
-      (address.ss_family != AF_UNIX && address.ss_family != AF_INET && address.ss_family != AF_INET6)) {
+      (address.ss_family != AF_UNIX && address.ss_family != AF_INET && address.ss_family != AF_INET6 &&
+       address.ss_family != AF_VSOCK)) {
     return absl::InvalidArgumentError(
         absl::StrCat("descriptor ", fd,
                      ", which the service manager left as LISTEN_FDS says, is no "
@@ -121,6 +134,13 @@ absl::Status Listener::Adopt(int fd) {
     const auto& path = reinterpret_cast<const sockaddr_un&>(address).sun_path;
     target_.kind = Target::Kind::kUnixSocket;
     target_.path = std::string(path, strnlen(path, length - offsetof(sockaddr_un, sun_path)));
+    return absl::OkStatus();
+  }
+  if (address.ss_family == AF_VSOCK) {
+    target_.kind = Target::Kind::kVsock;
+    target_.cid = reinterpret_cast<const sockaddr_vm&>(address).svm_cid;
+    target_.port = reinterpret_cast<const sockaddr_vm&>(address).svm_port;
+    if (target_.cid == VMADDR_CID_ANY) target_.cid = OwnCid();
     return absl::OkStatus();
   }
   char host[NI_MAXHOST] = "", port[NI_MAXSERV] = "0";
@@ -201,6 +221,68 @@ absl::Status Listener::ListenTcp() {
   // One address in use is one too many: clients would meet two servers under one name.
   if (failure.code() == absl::StatusCode::kAlreadyExists || fds_.empty()) return failure;
   return absl::OkStatus();
+}
+
+absl::Status Listener::ListenVsock() {
+  UniqueFd fd(socket(AF_VSOCK, kSocketFlags | SOCK_STREAM, 0));
+  if (!fd.valid() && errno == EAFNOSUPPORT) {
+    return absl::NotFoundError("this kernel has no vsock: run modprobe vsock as root, or serve nbd+unix:///?socket=PATH");
+  }
+  sockaddr_vm address{};
+  address.svm_family = AF_VSOCK;
+  address.svm_cid = target_.cid;
+  address.svm_port = target_.port == 0 ? VMADDR_PORT_ANY : target_.port;
+  socklen_t length = sizeof(address);
+  if (fd.get() < 0 || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
+      listen(fd.get(), SOMAXCONN) != 0 || getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    const int error = errno;
+    absl::Status status = StatusFromErrno(error, absl::StrCat("listening on ", target_.Uri()));
+    if (error == EADDRINUSE) return absl::AlreadyExistsError(status.message());
+    if (error == EADDRNOTAVAIL) {
+      return absl::NotFoundError(absl::StrCat(status.message(), ": ", target_.cid, " is no CID of this machine; leave it out"));
+    }
+    return status;
+  }
+  target_.port = address.svm_port;
+  if (target_.cid == Target::kAnyCid) target_.cid = OwnCid();
+  fds_.push_back(std::move(fd));
+  return absl::OkStatus();
+}
+
+absl::Status CheckStandardInput() {
+  sockaddr_storage peer{};
+  socklen_t length = sizeof(peer);
+  int type = 0;
+  socklen_t type_length = sizeof(type);
+  if (getpeername(STDIN_FILENO, reinterpret_cast<sockaddr*>(&peer), &length) == 0 &&
+      getsockopt(STDIN_FILENO, SOL_SOCKET, SO_TYPE, &type, &type_length) == 0 && type == SOCK_STREAM) {
+    return absl::OkStatus();
+  }
+  struct stat about {};
+  fstat(STDIN_FILENO, &about);
+  const char* const what = isatty(STDIN_FILENO) != 0 ? "a terminal"
+                           : S_ISFIFO(about.st_mode) ? "a pipe"
+                           : S_ISSOCK(about.st_mode) ? "a socket that is not connected to a client by a stream"
+                                                     : "no socket";
+  return absl::InvalidArgumentError(
+      absl::StrCat("the target - is for programs that start a server for one client, as inetd does, connected to its standard "
+                   "input; here that is ",
+                   what, ": give nbd+unix:///?socket=PATH, or no target at all"));
+}
+
+absl::StatusOr<UniqueFd> TakeStandardInput() {
+  if (absl::Status status = CheckStandardInput(); !status.ok()) return status;
+  UniqueFd client(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!client.valid() || !null.valid()) return StatusFromErrno(errno, "taking standard input");
+  fcntl(client.get(), F_SETFL, fcntl(client.get(), F_GETFL) & ~O_NONBLOCK);
+  struct stat socket, other;
+  fstat(client.get(), &socket);
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    const bool same = fstat(fd, &other) == 0 && other.st_dev == socket.st_dev && other.st_ino == socket.st_ino;
+    if (same) dup2(null.get(), fd);
+  }
+  return client;
 }
 
 }  // namespace buse

@@ -52,6 +52,7 @@ enum TransmissionFlag : uint16_t {
   kFlagSendWriteZeroes = 1 << 6,
   kFlagSendDf = 1 << 7,
   kFlagCanMultiConn = 1 << 8,
+  kFlagSendResize = 1 << 9,  // of the experimental RESIZE extension
   kFlagSendCache = 1 << 10,
   kFlagSendFastZero = 1 << 11,
   kFlagBlockStatusPayload = 1 << 12,
@@ -76,7 +77,9 @@ enum OptionReply : uint32_t {
   kRepInfo = 3,
   kRepMetaContext = 4,
   kRepErrUnsup = 0x80000001,
+  kRepErrPolicy = 0x80000002,
   kRepErrInvalid = 0x80000003,
+  kRepErrTlsReqd = 0x80000005,
   kRepErrUnknown = 0x80000006,
   kRepErrTooBig = 0x80000009,
   kRepErrExtHeaderReqd = 0x8000000a,
@@ -98,6 +101,7 @@ enum Command : uint16_t {
   kCmdCache = 5,
   kCmdWriteZeroes = 6,
   kCmdBlockStatus = 7,
+  kCmdResize = 8,
 };
 
 enum CommandFlag : uint16_t {
@@ -124,6 +128,10 @@ enum ReplyType : uint16_t {
 // Flags of an extent in the context base:allocation.
 inline constexpr uint32_t kStateHole = 1 << 0;
 inline constexpr uint32_t kStateZero = 1 << 1;
+
+// Flags of an extent in the context buse:cache: see docs/nbd-conformance.md.
+inline constexpr uint32_t kStateCached = 1 << 0;
+inline constexpr uint32_t kStateDirty = 1 << 1;
 
 enum Error : uint32_t {
   kOk = 0,
@@ -175,23 +183,68 @@ constexpr uint16_t WithoutWriting(uint16_t flags) {
   return kFlagReadOnly | WithoutFlags(flags, kFlagSendFlush | kFlagSendFua | kFlagSendTrim | kFlagSendWriteZeroes);
 }
 
-inline constexpr char kBaseAllocation[] = "base:allocation";
+// Metadata contexts. Their IDs are ours to choose.
+enum ContextId : uint32_t {
+  kBaseAllocation = 1,  // what is allocated
+  kBuseCache = 2,       // what is in memory; our own
+};
+struct Context {
+  ContextId id;
+  const char* name;
+};
+inline constexpr Context kContexts[] = {{kBaseAllocation, "base:allocation"}, {kBuseCache, "buse:cache"}};
+
+// Some of them.
+class ContextSet {
+ public:
+  constexpr bool empty() const { return bits_ == 0; }
+  constexpr bool has(uint32_t id) const { return id < 32 && (bits_ >> id & 1) != 0; }
+  constexpr void Add(ContextId id) { bits_ |= uint32_t{1} << id; }
+  constexpr void Remove(ContextId id) { bits_ &= ~(uint32_t{1} << id); }
+  constexpr ContextSet With(ContextId id, bool wanted = true) const {
+    ContextSet set = *this;
+    if (wanted) set.Add(id);
+    return set;
+  }
+  friend constexpr bool operator==(const ContextSet&, const ContextSet&) = default;
+
+ private:
+  uint32_t bits_ = 0;
+};
+
+// What a server of `Stack` can tell besides its bytes.
+template <Device Stack>
+consteval ContextSet ContextsOf() {
+  return ContextSet().With(kBaseAllocation, CanExtents<Stack>).With(kBuseCache, CanResidency<Stack>);
+}
 
 // A device as a server offers it. Sizes in bytes.
 struct Export {
-  std::string name;         // the default export, "", leads to it too
+  std::string name;
   std::string description;  // one line for people
   uint64_t size = 0;
   uint16_t flags = kFlagHasFlags;
   uint32_t min_block = 1;
   uint32_t preferred_block = 4096;
   uint32_t max_payload = kMaxPayload;  // of a READ or WRITE: kLeastMaxPayload to kMaxPayload
-  // The device can say what is allocated: the metadata context base:allocation is there.
-  bool has_extents = false;
-  // False: refused, as a server from before its time would.
+  ContextSet contexts;                 // that there are
+  uint64_t resize_limit = 0;           // up to which clients may change the size; 0: they may not
+  // False: refused, as a server from before its time would. Alike for all exports of a server.
   bool structured_replies = true;  // and what builds on them
   bool meta_contexts = true;
   bool extended_headers = true;
+
+  // The size, and a change of it, where the other may run beside.
+  uint64_t LoadSize() const { return __atomic_load_n(&size, __ATOMIC_RELAXED); }
+  void StoreSize(uint64_t now) { __atomic_store_n(&size, now, __ATOMIC_RELAXED); }
+};
+
+// What a server does about TLS; the specification calls it NOTLS, SELECTIVETLS for an export that does not need it, and
+// FORCEDTLS.
+enum class TlsMode {
+  kOff,
+  kOn,       // for clients that ask for it
+  kRequire,  // without it a client gets nothing
 };
 
 // What a client and the server agreed on.
@@ -201,9 +254,9 @@ struct Terms {
   Replies replies = Replies::kSimple;
   uint16_t flags = kFlagHasFlags;
   uint32_t max_payload = kMaxPayload;
-  bool base_allocation = false;  // was selected; its ID is kBaseAllocationId
+  ContextSet contexts;        // that were selected
+  uint64_t largest_size = 0;  // that the device has had, if the client changed it
 };
-inline constexpr uint32_t kBaseAllocationId = 1;
 
 }  // namespace buse::nbd
 

@@ -49,6 +49,7 @@ struct LayerInfo {
   std::string summary;
   Family family = Family::kLeaf;
   int depth = kNoLayer;  // 0 is the outermost layer; a layer follows the one it lies below
+  std::string of;        // the export whose stack it belongs to, where there are several
   std::vector<OptionInfo> options;
 };
 
@@ -172,6 +173,7 @@ struct Program {
   std::string exit_codes;  // the same
   std::string verbs;       // the same
   std::string arguments;   // what the layers need, by example: " disk.img"
+  std::string of;          // of a verb: the export it concerns, where there are several
 };
 
 enum class ParseResult {

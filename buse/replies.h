@@ -87,10 +87,10 @@ class Replies {
     nbd::Store<uint32_t>(payload + 8, static_cast<uint32_t>(range.length));
   }
 
-  // Descriptors of a metadata context, which stay valid until Clear. The last chunk of its reply.
-  void BlockStatus(const nbd::Request& request, uint32_t context, ConstBytes descriptors) {
+  // Descriptors of a metadata context, which stay valid until Clear.
+  void BlockStatus(const nbd::Request& request, uint32_t context, ConstBytes descriptors, bool last) {
     const uint16_t type = extended_ ? nbd::kReplyTypeBlockStatusExt : nbd::kReplyTypeBlockStatus;
-    std::byte* payload = Chunk(request, nbd::kReplyFlagDone, type, extended_ ? 8 : 4, descriptors.size());
+    std::byte* payload = Chunk(request, last ? nbd::kReplyFlagDone : 0, type, extended_ ? 8 : 4, descriptors.size());
     nbd::Store<uint32_t>(payload, context);
     if (extended_) nbd::Store<uint32_t>(payload + 4, static_cast<uint32_t>(descriptors.size() / 16));
     gather_.Append(descriptors);

@@ -54,6 +54,25 @@ struct Verdict {
   const char* why = "";
 };
 
+// A request whose offset is a size. Not inlined: it is rare.
+[[gnu::noinline, gnu::cold]] inline Verdict CheckResize(const Request& request, const Export& exported, const Terms& terms) {
+  if ((terms.flags & kFlagSendResize) == 0) return {kEperm, "clients may not change the size of this device"};
+  const uint16_t allowed = (terms.flags & kFlagSendFua) != 0 ? kCmdFlagFua : 0;
+  if ((request.flags & ~allowed) != 0) return {kEinval, "a flag that was not offered for this command"};
+  if (request.length != 0) return {kEinval, "a resize has a length"};
+  if (request.offset == 0 || (request.offset & (exported.min_block - 1)) != 0) {
+    return {kEinval, "the size must be a multiple of the smallest block, and not 0"};
+  }
+  if (request.offset > exported.resize_limit) return {kEnospc, "the size is above the limit that was set for clients"};
+  return {};
+}
+
+// A range that is not inside: "beyond the new size but not beyond the old one" is no space, whatever the command.
+[[gnu::noinline, gnu::cold]] inline Verdict PastEnd(const Request& request, const Terms& terms, Error error) {
+  const bool cut_off = request.offset <= terms.largest_size && request.length <= terms.largest_size - request.offset;
+  return {cut_off ? kEnospc : error, "the range ends past the end of the device"};
+}
+
 // What can be said of a request without the device; kOk if it may go on. kChunks: structured or extended replies were agreed
 // on. The length of a WRITE has been found to be no more than the largest payload. Inlined, so that little of it is left where
 // the command is known.
@@ -91,11 +110,13 @@ template <bool kChunks>
     case kCmdCache:
       break;
     case kCmdBlockStatus:
-      if (!kChunks || !terms.base_allocation) return {kEinval, "no metadata context was selected"};
+      if (!kChunks || terms.contexts.empty()) return {kEinval, "no metadata context was selected"};
       if (request.length == 0) return {kEinval, "the status of no bytes was asked for"};
       allowed |= kCmdFlagReqOne;
       if (announced(kFlagBlockStatusPayload)) allowed |= kCmdFlagPayloadLen;
       break;
+    case kCmdResize:
+      return CheckResize(request, exported, terms);
     default:
       return {kEinval, "an unknown command"};
   }
@@ -104,7 +125,7 @@ template <bool kChunks>
   if (request.type == kCmdTrim && !announced(kFlagSendTrim)) return {kEinval, "the device has no trim"};
   if (request.type == kCmdWriteZeroes && !announced(kFlagSendWriteZeroes)) return {kEinval, "the device cannot write zeroes"};
   if (request.offset > exported.size || request.length > exported.size - request.offset) {
-    return {past_end, "the range ends past the end of the device"};
+    return PastEnd(request, terms, past_end);
   }
   if (((request.offset | request.length) & (exported.min_block - 1)) != 0) {
     return {kEinval, "the range is not aligned to the smallest block"};

@@ -32,6 +32,7 @@
 #include "buse/kernel_device.h"
 #include "buse/listener.h"
 #include "buse/serve_kernel.h"
+#include "buse/service_manager.h"
 #include "buse/signals.h"
 #include "buse/size.h"
 #include "buse/status.h"
@@ -40,6 +41,11 @@
 
 namespace buse {
 namespace {
+
+// Of one client: its buffers (buse/buffers.h), and with them all else that grows with what it says.
+uint64_t MemoryOfClient(uint64_t max_request) {
+  return std::min<uint64_t>(max_request + (1 << 20), nbd::kMaxPayload) + (1 << 20);
+}
 
 using std::chrono::steady_clock;
 
@@ -58,10 +64,13 @@ class Loop {
 
   // Until a signal; then all that clients asked for is done.
   absl::Status Run(Listener listener);
+  // Until the one client ends, or a signal.
+  absl::Status RunFor(UniqueFd client);
 
  private:
   Event Wait(const std::vector<UniqueFd>* listening, int timeout_ms, int& ready_fd);
   void Accept(int listening_fd);
+  void Start(UniqueFd socket);
   absl::Status Drain();
 
   const Service& service_;
@@ -97,6 +106,10 @@ void Loop::Accept(int listening_fd) {
     }
     return;
   }
+  Start(std::move(socket));
+}
+
+void Loop::Start(UniqueFd socket) {
   const int on = 1;
   // These do nothing on a Unix socket. A client whose machine is gone must not hold its place for ever.
   setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
@@ -114,18 +127,36 @@ void Loop::Accept(int listening_fd) {
 }
 
 absl::Status Loop::Run(Listener listener) {
+  const bool secured = service_.tls != nullptr && service_.tls->mode() == nbd::TlsMode::kRequire;
+  if (secured) listener.PromiseTls();
   const std::string uri = listener.uri();
-  Announce(options_, absl::StrCat(service_.program, ": ", FormatSize(service_.about.size), " on "), uri,
-           absl::StrCat("Try:  nbdinfo '", uri, "'\n      nbdcopy '", uri, "' copy.img\n      qemu-img info '", uri,
-                        "'\nEnd it with Ctrl-C.\n"));
+  const bool several = service_.exports > 1;
+  const std::string what = several ? absl::StrCat(service_.exports, " exports") : FormatSize(service_.about.size);
+  // As libnbd's tools take it; qemu's want more than a URI.
+  const std::string clients_uri = secured ? service_.tls->UriForClients(uri) : uri;
+  std::string advice = absl::StrCat("Try:  nbdinfo ", several ? "--list " : "", "'", clients_uri, "'\n");
+  if (!several) absl::StrAppend(&advice, "      nbdcopy '", clients_uri, "' copy.img\n");
+  if (!several && !secured) absl::StrAppend(&advice, "      qemu-img info '", uri, "'\n");
+  Announce(options_, absl::StrCat(service_.program, ": ", what, " on "), uri, absl::StrCat(advice, "End it with Ctrl-C.\n"));
   for (;;) {
     int ready_fd = -1;
-    const bool room = clients_.count() < options_.max_clients;
+    const bool room = clients_.count() < options_.ClientsAtOnce();
     const Event event = Wait(room ? &listener.fds() : nullptr, -1, ready_fd);
     if (event == Event::kSignal) return Drain();
     if (event == Event::kClientEnded) clients_.Reap();
     if (event == Event::kNewClient) Accept(ready_fd);
   }
+}
+
+absl::Status Loop::RunFor(UniqueFd client) {
+  Start(std::move(client));
+  while (clients_.count() > 0) {
+    int unused = -1;
+    const Event event = Wait(nullptr, -1, unused);
+    if (event == Event::kSignal) return Drain();
+    if (event == Event::kClientEnded) clients_.Reap();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Loop::Drain() {
@@ -153,11 +184,54 @@ Target OwnSocket(const std::string& program) {
   return target;
 }
 
+// The device that --disconnect names, if it is given.
+absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (argument == "--disconnect" && i + 1 < argc) return std::string(argv[i + 1]);
+    if (absl::ConsumePrefix(&argument, "--disconnect=")) return std::string(argument);
+  }
+  return absl::nullopt;
+}
+
+absl::Status Disconnect(const std::string& program, const std::string& device) {
+  // Nobody may be there to answer what the page cache holds.
+  const absl::StatusOr<KernelDevice> found = KernelDevice::Find(device);
+  pid_t pid = 0;
+  const bool dead = found.ok() && absl::SimpleAtoi(found->pid(), &pid) && kill(pid, 0) != 0 && errno == ESRCH &&
+                    absl::IsNotFound(ControlChannel::Connect(found->name()).status());
+  absl::StatusOr<bool> was_attached = DisconnectKernelDevice(device, dead ? kDeadWait : kAliveWait);
+  if (!was_attached.ok()) return was_attached.status();
+  std::printf("%s: %s%s", program.c_str(), device.c_str(), *was_attached ? " is free again\n" : " was free already\n");
+  return absl::OkStatus();
+}
+
+absl::optional<absl::Status> ResizeRequested(const std::string& program, int argc, const char* const* argv) {
+  if (argc < 2 || absl::string_view(argv[1]) != "resize") return absl::nullopt;
+  if (argc != 4) return absl::InvalidArgumentError(absl::StrCat("write: ", program, " resize /dev/nbdN SIZE"));
+  const std::string path = argv[2];
+  const absl::StatusOr<uint64_t> size = ParseSize(argv[3]);
+  if (!size.ok()) return size.status();
+  const absl::StatusOr<KernelDevice> device = KernelDevice::Find(path);
+  if (!device.ok()) return device.status();
+  absl::StatusOr<ControlChannel> channel = ControlChannel::Connect(device->name());
+  if (absl::IsNotFound(channel.status())) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is served by no program of this kind, so it cannot be resized"));
+  }
+  if (!channel.ok()) return channel.status();
+  if (absl::Status status = channel->Send(absl::StrCat(kResizeRequest, *size)); !status.ok()) return status;
+  const absl::StatusOr<ControlMessage> answer = channel->Receive(kResizeWait);
+  if (!answer.ok()) return answer.status();
+  if (absl::Status status = ControlChannel::ErrorIn(*answer); !status.ok()) return status;
+  std::printf("%s: %s has %s now\n", program.c_str(), path.c_str(), FormatSize(*size).c_str());
+  return absl::OkStatus();
+}
+
 constexpr char kExitCodes[] =
     "0  ended as asked, all data flushed\n"
     "1  I/O trouble, or anything not listed here\n"
     "2  wrong usage\n"
-    "3  no such device, file or host, or no nbd in the kernel\n"
+    "3  no such device, file or host, or no nbd or vsock in the kernel\n"
     "4  the device, file or socket is in use\n"
     "5  what the medium holds is damaged\n";
 
@@ -165,9 +239,25 @@ constexpr char kExitCodes[] =
 
 void ServeOptions::Restrict(nbd::Export& about) const {
   about.max_payload = static_cast<uint32_t>(max_request);
+  about.resize_limit = resize_limit;
   about.structured_replies = !no_structured_replies;
   about.meta_contexts = !no_meta_context;
   about.extended_headers = !no_extended_headers;
+}
+
+absl::StatusOr<std::unique_ptr<const TlsCredentials>> ServeOptions::LoadTls() const {
+  TlsOptions asked = {.mode = tls, .certificates = tls_certificates, .psk = tls_psk, .verify_peer = tls_verify_peer};
+  if (!target.empty()) {
+    const absl::StatusOr<Target> parsed = ParseTarget(target);
+    if (!parsed.ok()) return parsed.status();
+    asked.promised = parsed->tls;
+    const bool wanted = !tls_certificates.empty() || !tls_psk.empty() || tls_verify_peer || (!tls.empty() && tls != "off");
+    if (wanted && parsed->kind == Target::Kind::kKernelDevice) {
+      return absl::InvalidArgumentError(absl::StrCat("TLS is for NBD clients, and ", target,
+                                                     " is served to this machine's kernel: leave --tls and its like out"));
+    }
+  }
+  return TlsCredentials::Load(asked);
 }
 
 ExitCode ExitCodeFor(const absl::Status& status) {
@@ -217,6 +307,10 @@ void LimitedLog::Say(absl::string_view message) {
   buse::Say(program_, message);
 }
 
+uint64_t ServeOptions::ClientsAtOnce() const {
+  return max_memory == 0 ? max_clients : std::min(max_clients, max_memory / MemoryOfClient(max_request));
+}
+
 size_t ServeOptions::ConnectionCount(bool one_call_at_a_time) const {
   if (connections != 0) return connections;
   return one_call_at_a_time ? 1 : std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 4);
@@ -225,6 +319,10 @@ size_t ServeOptions::ConnectionCount(bool one_call_at_a_time) const {
 void Announce(const ServeOptions& options, const std::string& what, const std::string& where, const std::string& advice) {
   std::fputs(options.quiet ? absl::StrCat(where, "\n").c_str() : absl::StrCat(what, where, "\n", advice).c_str(), stdout);
   std::fflush(stdout);
+  if (absl::Status told = NotifyServiceManager(absl::StrCat("READY=1\nSTATUS=serves on ", where)); !told.ok()) {
+    std::fputs(absl::StrCat(told.message(), "\n").c_str(), stderr);
+  }
+  TellThatItServes();
 }
 
 void EnterCallersFolder() {
@@ -232,16 +330,32 @@ void EnterCallersFolder() {
   if (folder != nullptr && chdir(folder) != 0) std::perror(folder);
 }
 
+bool ServesKernel(const ServeOptions& options) {
+  const absl::StatusOr<Target> target = ParseTarget(options.target);
+  return target.ok() && target->kind == Target::Kind::kKernelDevice;
+}
+
 absl::Status CheckTarget(const ServeOptions& options) {
   const uint64_t block = options.block_size;
   if (block != 0 && ((block & (block - 1)) != 0 || block < 512)) {
     return absl::InvalidArgumentError(absl::StrCat("--block-size: ", block, " is none of 512, 1024, 2048 and 4096"));
   }
+  if (options.ClientsAtOnce() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-memory: ", options.max_memory, " is less than the ",
+                                                   MemoryOfClient(options.max_request),
+                                                   " that one connection may need: raise it, or lower --max-request"));
+  }
+  if (absl::Status status = options.LoadTls().status(); !status.ok()) return status;
   if (options.target.empty()) return absl::OkStatus();
   absl::StatusOr<Target> target = ParseTarget(options.target);
   if (!target.ok()) return target.status();
-  const bool attaches = target->kind == Target::Kind::kKernelDevice && !options.resume && !options.replace;
-  return attaches ? CheckKernelDevice(target->path) : absl::OkStatus();
+  if (target->kind == Target::Kind::kStandardInput) return CheckStandardInput();
+  if (target->kind != Target::Kind::kKernelDevice) return absl::OkStatus();
+  if (options.resize_limit != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--resize-limit is for NBD clients; ", target->path,
+                                                   " is resized by the command \"resize\": leave the option out"));
+  }
+  return options.resume || options.replace ? absl::OkStatus() : CheckKernelDevice(target->path);
 }
 
 absl::Status Serve(Service& service, const ServeOptions& options) {
@@ -253,13 +367,19 @@ absl::Status Serve(Service& service, const ServeOptions& options) {
   }
   absl::StatusOr<Target> target = options.target.empty() ? OwnSocket(service.program) : ParseTarget(options.target);
   if (!target.ok()) return target.status();
-  service.about.name = target->export_name;
+  if (!service.named) service.about.name = target->export_name;
   absl::Status status;
   bool served = false;
   if (target->kind == Target::Kind::kKernelDevice) {
     KernelServer server(service, options);
     status = server.Run(*target);
     served = server.must_flush();
+  } else if (target->kind == Target::Kind::kStandardInput) {
+    Loop loop(service, options);
+    absl::StatusOr<UniqueFd> client = TakeStandardInput();
+    if (!client.ok()) return client.status();
+    status = loop.RunFor(*std::move(client));
+    served = true;
   } else {
     Loop loop(service, options);
     absl::StatusOr<Listener> listener = inherited->has_value() ? *std::move(*inherited) : Listener::Listen(*target);
@@ -281,58 +401,28 @@ Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers) {
   std::string arguments;  // what the layers need, by example
   for (const LayerInfo& layer : layers) {
     for (const OptionInfo& option : layer.options) {
-      if (option.required) absl::StrAppend(&arguments, " ", option.unit == Unit::kBytes ? "128M" : "disk.img");
+      if (!option.required) continue;
+      absl::StrAppend(&arguments, " ",
+                      option.unit == Unit::kBytes ? "128M"
+                      : layer.of.empty()          ? "disk.img"
+                                                  : layer.of + ".img");
     }
   }
   return {.name = name,
           .summary = "Serves a block device to the kernel or to NBD clients.",
           .examples = absl::StrCat(name, arguments, "\n", name, arguments, " /dev/nbd0\n", name, arguments,
                                    " 'nbd+unix:///?socket=/tmp/disk.sock'\n", name, arguments, " nbd://localhost/disk\n", name,
-                                   " --disconnect /dev/nbd0\n"),
+                                   arguments, " nbds://localhost --tls-psk keys.psk\n", name, " --disconnect /dev/nbd0\n"),
           .exit_codes = kExitCodes,
           .arguments = arguments};
 }
 
-absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv) {
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view argument = argv[i];
-    if (argument == "--disconnect" && i + 1 < argc) return std::string(argv[i + 1]);
-    if (absl::ConsumePrefix(&argument, "--disconnect=")) return std::string(argument);
+absl::optional<int> RunWithoutStack(const std::string& program, int argc, const char* const* argv) {
+  if (const absl::optional<std::string> device = DisconnectRequested(argc, argv)) {
+    return ExitWith(program, Disconnect(program, *device));
   }
+  if (const absl::optional<absl::Status> resized = ResizeRequested(program, argc, argv)) return ExitWith(program, *resized);
   return absl::nullopt;
-}
-
-absl::Status Disconnect(const std::string& program, const std::string& device) {
-  // Nobody may be there to answer what the page cache holds.
-  const absl::StatusOr<KernelDevice> found = KernelDevice::Find(device);
-  pid_t pid = 0;
-  const bool dead = found.ok() && absl::SimpleAtoi(found->pid(), &pid) && kill(pid, 0) != 0 && errno == ESRCH &&
-                    absl::IsNotFound(ControlChannel::Connect(found->name()).status());
-  absl::StatusOr<bool> was_attached = DisconnectKernelDevice(device, dead ? kDeadWait : kAliveWait);
-  if (!was_attached.ok()) return was_attached.status();
-  std::printf("%s: %s%s", program.c_str(), device.c_str(), *was_attached ? " is free again\n" : " was free already\n");
-  return absl::OkStatus();
-}
-
-absl::optional<absl::Status> ResizeRequested(const std::string& program, int argc, const char* const* argv) {
-  if (argc < 2 || absl::string_view(argv[1]) != "resize") return absl::nullopt;
-  if (argc != 4) return absl::InvalidArgumentError(absl::StrCat("write: ", program, " resize /dev/nbdN SIZE"));
-  const std::string path = argv[2];
-  const absl::StatusOr<uint64_t> size = ParseSize(argv[3]);
-  if (!size.ok()) return size.status();
-  const absl::StatusOr<KernelDevice> device = KernelDevice::Find(path);
-  if (!device.ok()) return device.status();
-  absl::StatusOr<ControlChannel> channel = ControlChannel::Connect(device->name());
-  if (absl::IsNotFound(channel.status())) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " is served by no program of this kind, so it cannot be resized"));
-  }
-  if (!channel.ok()) return channel.status();
-  if (absl::Status status = channel->Send(absl::StrCat(kResizeRequest, *size)); !status.ok()) return status;
-  const absl::StatusOr<ControlMessage> answer = channel->Receive(kResizeWait);
-  if (!answer.ok()) return answer.status();
-  if (absl::Status status = ControlChannel::ErrorIn(*answer); !status.ok()) return status;
-  std::printf("%s: %s has %s now\n", program.c_str(), path.c_str(), FormatSize(*size).c_str());
-  return absl::OkStatus();
 }
 
 std::string BackendOf(const std::vector<LayerInfo>& layers) {

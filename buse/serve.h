@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -24,6 +25,7 @@
 #include "buse/handover.h"
 #include "buse/nbd.h"
 #include "buse/options.h"
+#include "buse/tls.h"
 #include "buse/transport.h"
 #include "buse/workers.h"
 
@@ -34,7 +36,7 @@ enum ExitCode : int {
   kExitOk = 0,
   kExitFailure = 1,       // I/O trouble, or anything without a code of its own
   kExitUsage = 2,         // the command line
-  kExitNoSuchDevice = 3,  // no such device, file, folder or host; no nbd in the kernel
+  kExitNoSuchDevice = 3,  // no such device, file, folder or host; no nbd or vsock in the kernel
   kExitBusy = 4,          // the device, file or socket is in use
   kExitDamaged = 5,       // what the medium holds is damaged
 };
@@ -48,9 +50,11 @@ struct ServeOptions {
   std::string disconnect;
   bool verbose = false;
   uint64_t max_clients = 128;
+  uint64_t max_memory = 0;
   uint64_t max_request = nbd::kMaxPayload;
   uint64_t handshake_timeout = 30;
   uint64_t idle_timeout = 0;
+  uint64_t resize_limit = 0;
   uint64_t spin = 0;
   uint64_t workers = 16;
   bool no_structured_replies = false;
@@ -65,16 +69,24 @@ struct ServeOptions {
   bool resume = false;
   bool replace = false;
   bool quiet = false;
+  bool fork = false;
+  std::string tls;
+  std::string tls_certificates;
+  std::string tls_psk;
+  bool tls_verify_peer = false;
 
-  static constexpr Description<ServeOptions, 21> Describe() {
+  static constexpr Description<ServeOptions, 28> Describe() {
     return {
         "server",
         "serves the device to the kernel or to NBD clients",
         Family::kLeaf,  // of no stack, so of no family
         {{{.field = &ServeOptions::target,
            .name = "target",
-           .help = "where to serve: /dev/nbdN, /dev/nbd for any that is free, nbd+unix:///NAME?socket=PATH or "
-                   "nbd://HOST:PORT/NAME; absent: the sockets that systemd hands over, or one of its own, whose URI is printed",
+           .help =
+               "where to serve: /dev/nbdN, /dev/nbd for any that is free, nbd+unix:///NAME?socket=PATH, "
+               "nbd://HOST:PORT/NAME, nbd+vsock://:PORT/NAME, nbds in place of nbd where TLS is to be used for sure, or - for "
+               "the one client that standard input is connected to; absent: the sockets that systemd hands over, or one of "
+               "its own, whose URI is printed",
            .positional = true},
           {.field = &ServeOptions::disconnect,
            .name = "disconnect",
@@ -89,6 +101,11 @@ struct ServeOptions {
                    "workers twice that",
            .min = 1,
            .max = 100000},
+          {.field = &ServeOptions::max_memory,
+           .name = "max-memory",
+           .help = "what connections may need together, at most 33 MiB each, or 2 MiB more than a smaller --max-request; more "
+                   "have to wait. 0: as many as --max-clients allows",
+           .unit = Unit::kBytes},
           {.field = &ServeOptions::max_request,
            .name = "max-request",
            .help = "the most that an NBD client may read or write with one request",
@@ -105,6 +122,12 @@ struct ServeOptions {
                "seconds for which an NBD client may ask for nothing, or not take its answers, before it is disconnected; 0: "
                "as long as it likes",
            .max = 31536000},
+          {.field = &ServeOptions::resize_limit,
+           .name = "resize-limit",
+           .help =
+               "let NBD clients change the size of the device, up to this; 0: they may not. What they may add takes space, and "
+               "what they cut off is lost",
+           .unit = Unit::kBytes},
           {.field = &ServeOptions::spin,
            .name = "spin",
            .help = "microseconds for which the thread of an NBD client looks for its next request before it sleeps: 50 to 100 "
@@ -162,11 +185,35 @@ struct ServeOptions {
           {.field = &ServeOptions::quiet,
            .name = "quiet",
            .help = "print nothing but the device or URI, on a line of its own, once it is served",
-           .letter = 'q'}}}};
+           .letter = 'q'},
+          {.field = &ServeOptions::fork,
+           .name = "fork",
+           .help = "go to the background: the command ends with 0 once it serves, or with the exit code of what hindered it"},
+          {.field = &ServeOptions::tls,
+           .name = "tls",
+           .help = "off, on for NBD clients that ask for TLS, or require, so that nobody else is served; absent: require where "
+                   "--tls-certificates or --tls-psk is given"},
+          {.field = &ServeOptions::tls_certificates,
+           .name = "tls-certificates",
+           .help = "a folder with server-cert.pem and server-key.pem, this server's certificate and its key, and for "
+                   "--tls-verify-peer ca-cert.pem, and ca-crl.pem if there is one"},
+          {.field = &ServeOptions::tls_psk,
+           .name = "tls-psk",
+           .help = "a file of keys that are shared with clients beforehand, a line USER:KEY for each, as psktool writes it; in "
+                   "place of certificates. It is read anew for each client"},
+          {.field = &ServeOptions::tls_verify_peer,
+           .name = "tls-verify-peer",
+           .help = "serve none but clients with a certificate that ca-cert.pem has signed"}}}};
   }
 
   // What an NBD client is not to be offered.
   void Restrict(nbd::Export& about) const;
+
+  // Null where there is no TLS. Errors: those of TlsCredentials::Load.
+  absl::StatusOr<std::unique_ptr<const TlsCredentials>> LoadTls() const;
+
+  // How many clients are served at the same time, 1 or more: as max_clients and max_memory allow.
+  uint64_t ClientsAtOnce() const;
 
   // How many connections a kernel device gets.
   size_t ConnectionCount(bool one_call_at_a_time) const;
@@ -197,13 +244,17 @@ class Takeover;
 // What serving needs to know of an open device.
 struct Service {
   std::string program;  // begins every message
-  nbd::Export& about;   // Serve fills in the name that the target gives it
+  nbd::Export& about;   // the default export; Serve fills in the name that the target gives it
   LimitedLog& log;
+  size_t exports = 1;  // how many there are. A kernel device shows one only
+  // They have names of their own, and the target gives none.
+  bool named = false;
   bool one_call_at_a_time = false;
   // Serve one connected socket until its end. Called from a thread of its own, many at once.
   std::function<absl::Status(int fd)> serve_client;  // negotiation, then requests
   // Requests. OK: the kernel said that it disconnects; kCancelled: the transport was stopped.
   std::function<absl::Status(SocketTransport transport)> serve_kernel;
+  const TlsCredentials* tls = nullptr;  // of serve_client
   // Makes durable what was written. Called when no connection is left.
   std::function<absl::Status()> flush;
 
@@ -217,11 +268,15 @@ struct Service {
   Takeover* takeover = nullptr;
 };
 
-// Says on standard output that what is served: "WHAT WHERE" on a line, then the advice; when it is to be quiet, WHERE alone.
+// Says that it serves. On standard output: "WHAT WHERE" on a line, then the advice; when it is to be quiet, WHERE alone. Then to
+// the service manager, and to whoever waits for --fork.
 void Announce(const ServeOptions& options, const std::string& what, const std::string& where, const std::string& advice);
 
 // Under `bazel run`, goes to the folder it was called from, so that a relative path means what was typed.
 void EnterCallersFolder();
+
+// Whether the target is a kernel device.
+bool ServesKernel(const ServeOptions& options);
 
 // What can be said against the target and its options before anything is opened or created. Errors as those of Serve.
 absl::Status CheckTarget(const ServeOptions& options);
@@ -237,13 +292,9 @@ absl::Status Serve(Service& service, const ServeOptions& options);
 // What --help says of the program that `layers` make.
 Program ProgramOf(const char* argv0, const std::vector<LayerInfo>& layers);
 
-// The device that --disconnect names, if it is given: then nothing else is needed on the command line, and nothing else is
-// done.
-absl::optional<std::string> DisconnectRequested(int argc, const char* const* argv);
-absl::Status Disconnect(const std::string& program, const std::string& device);
-
-// "PROGRAM resize DEVICE SIZE": has the server of a kernel device change its size. Absent: it is not what was asked for.
-absl::optional<absl::Status> ResizeRequested(const std::string& program, int argc, const char* const* argv);
+// What needs no stack: "--disconnect DEVICE", which frees a kernel device, and "PROGRAM resize DEVICE SIZE", which has the server of
+// one change its size. Returns the exit code; nothing: neither was asked for. Then nothing else is needed on the command line.
+absl::optional<int> RunWithoutStack(const std::string& program, int argc, const char* const* argv);
 
 // What names a stack's data on the command line: the texts that its leaves take by position. For ServeOptions::backend.
 std::string BackendOf(const std::vector<LayerInfo>& layers);

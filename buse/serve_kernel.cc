@@ -2,17 +2,14 @@
 
 #include "buse/serve_kernel.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
-#include <iterator>
 #include <thread>
 #include <utility>
 
@@ -21,7 +18,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "buse/bequest.h"
+#include "buse/kernel_device.h"
 #include "buse/nbd.h"
+#include "buse/service_manager.h"
 #include "buse/size.h"
 #include "buse/status.h"
 
@@ -36,11 +36,10 @@ constexpr seconds kRequestTimeout(10);  // at first: it doubles each time that t
 constexpr seconds kMaxRequestTimeout(24 * 3600);
 constexpr seconds kResumeWait(10);       // until the kernel has seen that the server before is dead
 constexpr milliseconds kOtherWait(300);  // the same for all connections, once it has for one
-constexpr seconds kReconnectWait(1);     // the same for one's own
+constexpr seconds kReconnectWait(5);     // the same for one's own, on a machine that may be short of CPUs
 constexpr milliseconds kPoll(10);
 constexpr seconds kControlWait(5);  // for a program to say what it wants
 constexpr seconds kPauseWait(10);   // for requests that are under way
-constexpr seconds kLeastPatience(5);
 // After this long, an administrator who waits for a device to be detached is told why.
 constexpr seconds kTellAfter(3);
 
@@ -255,95 +254,19 @@ void KernelServer::Answer() {
   channel->SendError(status).IgnoreError();
 }
 
-// To whoever is to replace this server. Not OK: this one goes on.
+// To whoever is to replace this server. Not OK: this one goes on, or the device is left without one.
 absl::Status KernelServer::HandOver(ControlChannel& channel) {
-  if (!service_.close)
-    return absl::UnimplementedError("this server cannot hand over what it serves: end it and start the other");
-  if (attachment_->by_ioctl()) return absl::UnimplementedError("what was attached by ioctl ends with its server");
   Maintain();
-  if (absl::Status status = connections_.Pause(kPauseWait); !status.ok()) return status;
-  const absl::StatusOr<Estate> estate = CloseEstate();
-  if (!estate.ok()) {
-    connections_.Resume();
-    return estate.status();
+  Bequest bequest(service_, connections_, *attachment_, signals_, seconds(options_.dead_timeout));
+  absl::Status status = bequest.Make(channel);
+  if (bequest.closed()) {
+    closed_ = true;
+    broken_ = !status.ok();
+  } else if (bequest.reopened()) {
+    Listen();  // in case that the other one had come so far
   }
-  absl::Status status = Give(*estate, channel);
-  if (!status.ok()) {
-    // The last word, before all is opened again, which needs what the other one has open.
-    channel.SendError(status).IgnoreError();
-    channel = ControlChannel(UniqueFd());
-    TakeBack(*estate);
-    return status;
-  }
-  connections_.Release();
-  attachment_->Release();
-  closed_ = true;
-  broken_ = false;
-  Say(service_.program, absl::StrCat(attachment_->path(), ": handed over"));
   return status;
 }
-
-// While paused: makes all durable, and closes it. Not OK: it is still open.
-absl::StatusOr<Estate> KernelServer::CloseEstate() {
-  Estate estate;
-  estate.request_timeout = attachment_->request_timeout();
-  for (int socket : connections_.sockets()) {
-    estate.sockets.emplace_back(fcntl(socket, F_DUPFD_CLOEXEC, 0));
-    if (!estate.sockets.back().valid()) return StatusFromErrno(errno, "handing over a socket");
-  }
-  if (estate.sockets.empty() || estate.sockets.size() < connections_.count()) {
-    return absl::UnavailableError("the kernel has just dropped a connection: try again");
-  }
-  if (absl::Status status = service_.flush(); !status.ok()) return status;
-  absl::StatusOr<std::vector<MemoryContents>> contents = service_.close();
-  if (!contents.ok()) return contents.status();
-  estate.contents = *std::move(contents);
-  return estate;
-}
-
-// OK: the other one serves.
-absl::Status KernelServer::Give(const Estate& estate, ControlChannel& channel) {
-  if (absl::Status status = estate.SendBy(channel); !status.ok()) return status;
-  pollfd fds[] = {{channel.fd(), POLLIN, 0}, {signals_.fd(), POLLIN, 0}};
-  const auto end = steady_clock::now() + Patience();
-  while (poll(fds, std::size(fds), std::max<int>(0, std::chrono::ceil<milliseconds>(end - steady_clock::now()).count())) < 0 &&
-         errno == EINTR) {
-  }
-  if (fds[1].revents != 0) return absl::CancelledError("a signal ends the server that runs");
-  if (fds[0].revents == 0) {
-    return absl::DeadlineExceededError(
-        absl::StrCat("the one to replace it was not ready within ", Patience().count(), " s, a third of --dead-timeout"));
-  }
-  const absl::StatusOr<ControlMessage> answer = channel.Receive(kControlWait);
-  if (!answer.ok() || answer->text != kReady) return absl::UnavailableError("the one to replace it failed");
-  return channel.Send(kGo);
-}
-
-// What could not be handed over.
-void KernelServer::TakeBack(const Estate& estate) {
-  // The other one, which may just have died, may not quite have let go of files.
-  absl::Status reopened;
-  const auto open_again = [&] {
-    reopened = service_.reopen(estate.contents);
-    return !absl::IsAlreadyExists(reopened);
-  };
-  WaitUntil(open_again, Patience());
-  if (reopened.ok()) {
-    connections_.Resume();
-    Listen();  // in case that the other one had come so far
-    return;
-  }
-  // Whatever it is that stands in the way, the device waits for somebody who has better luck.
-  Say(service_.program, absl::StrCat("opening again what could not be handed over: ", reopened.message(),
-                                     "; once that is solved, give --resume"));
-  connections_.Release();
-  attachment_->Release();
-  closed_ = broken_ = true;
-}
-
-// The kernel lets I/O fail after --dead-timeout without an answer. In that time another server can be waited for in vain, and
-// this one can open its stack again.
-seconds KernelServer::Patience() const { return std::max(kLeastPatience, seconds(options_.dead_timeout) / 3); }
 
 absl::Status KernelServer::Resize(uint64_t size) {
   if (!service_.resize) return absl::UnimplementedError("this stack cannot change its size");
@@ -387,6 +310,7 @@ void KernelServer::Announce() const {
 }
 
 absl::Status KernelServer::Detach() {
+  if (!closed_) NotifyServiceManager("STOPPING=1").IgnoreError();
   const int before = signals_.count();
   const auto start = steady_clock::now();
   bool said = false;
@@ -406,8 +330,8 @@ absl::Status KernelServer::Run(const Target& target) {
   absl::StatusOr<KernelAttachment::Options> attach = AttachOptions(target);
   if (!attach.ok()) return attach.status();
   LockMemory();
-  // As in the threads that serve: this one must be able to bring the kernel new connections.
-  prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  // As the threads that serve: this one must be able to bring the kernel new connections.
+  BecomeIoFlusher();
   absl::Status status;
   if (service_.takeover != nullptr && !service_.takeover->device().empty()) {
     attach->device = service_.takeover->device();

@@ -48,10 +48,6 @@ class KernelServer {
   bool WaitForSignal();
   void Answer();
   absl::Status HandOver(ControlChannel& channel);
-  absl::StatusOr<Estate> CloseEstate();
-  absl::Status Give(const Estate& estate, ControlChannel& channel);
-  void TakeBack(const Estate& estate);
-  std::chrono::seconds Patience() const;
   absl::Status Resize(uint64_t size);
   absl::Status Detach();
   void LockMemory() const;

@@ -7,11 +7,10 @@
 #ifndef BUSE_SERVER_H_
 #define BUSE_SERVER_H_
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -19,18 +18,18 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
-#include "buse/connection.h"
 #include "buse/device.h"
 #include "buse/disk.h"
 #include "buse/handover.h"
 #include "buse/kernel_device.h"
 #include "buse/medium.h"
-#include "buse/nbd.h"
 #include "buse/options.h"
 #include "buse/serve.h"
+#include "buse/served_export.h"
+#include "buse/service_manager.h"
 #include "buse/signals.h"
-#include "buse/size.h"
 #include "buse/takeover.h"
+#include "buse/tls.h"
 #include "buse/transport.h"
 #include "buse/verbs.h"
 #include "layers/log.h"
@@ -40,30 +39,6 @@ namespace buse {
 // For files to be let go of by the server before.
 inline constexpr std::chrono::seconds kLetGoWait(5);
 
-template <Device Stack>
-using SocketConnection = std::unique_ptr<Connection<Stack, SocketTransport>>;
-
-// What a server says of `disk`: all of it follows from the stack's type, its size and how it was opened.
-template <Device Stack>
-nbd::Export ExportOf(const std::string& program, const Disk<Stack>& disk) {
-  static_assert(
-      (Stack::kBlockSize & (Stack::kBlockSize - 1)) == 0 && Stack::kBlockSize <= 65536,
-      "buse: a server cannot offer this block size: NBD wants a power of two up to 65536 bytes. Put Align over the stack");
-  constexpr uint16_t kFlags = nbd::TransmissionFlags<Stack>();
-  return {.description = absl::StrCat(FormatSize(disk.size()), " served by ", program),
-          .size = disk.size(),
-          .flags = disk.writable() ? kFlags : nbd::WithoutWriting(kFlags),
-          .min_block = static_cast<uint32_t>(Stack::kBlockSize),
-          .preferred_block = std::max<uint32_t>(4096, Stack::kBlockSize),
-          .has_extents = CanExtents<Stack>};
-}
-
-// How a server may say less of a device than its type does.
-struct Narrowing {
-  uint16_t hidden_flags = 0;  // not to be announced
-  uint32_t min_block = 1;     // a power of two; the larger of this and the stack's is announced
-};
-
 // What a server needs that replaces another one, or is replaced.
 template <Device Stack>
 struct Succession {
@@ -72,63 +47,28 @@ struct Succession {
 };
 
 // Serves `disk` until a signal ends it or its kernel device is disconnected; see buse::Serve, whose errors it returns. The
-// disk is used by many threads meanwhile, as its kConcurrency allows. A ServingProcess must live.
+// disk is used by many threads meanwhile, as its kConcurrency allows. A ServingProcess must live. `name`: the export's own, where
+// the target does not give it one.
 template <Device Stack>
 absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const ServeOptions& options,
-                       const Narrowing& narrowing = {}, const Succession<Stack>* succession = nullptr) {
-  Exported<Stack> exported = {.device = disk.state(), .about = ExportOf(program, disk)};
-  exported.about.flags = nbd::WithoutFlags(exported.about.flags, narrowing.hidden_flags);
-  exported.about.min_block = std::max(exported.about.min_block, narrowing.min_block);
-  options.Restrict(exported.about);
-  exported.workers = options.workers;
+                       const Narrowing& narrowing = {}, const Succession<Stack>* succession = nullptr,
+                       const std::string& name = "") {
   LimitedLog log(program);
-  exported.on_failure = [&log](const char* command, Range range, const absl::Status& status) {
-    log.Say(absl::StrCat(command, " ", range.offset, "+", range.length, " failed: ", status.ToString()));
-  };
-  const auto make_connection = [&exported](SocketTransport transport) {
-    absl::StatusOr<Buffers> buffers = Buffers::Create();
-    // Not as a connection that broke: an administrator wants to know.
-    if (!buffers.ok()) return absl::StatusOr<SocketConnection<Stack>>(absl::InternalError(buffers.status().message()));
-    return absl::StatusOr<SocketConnection<Stack>>(
-        std::make_unique<Connection<Stack, SocketTransport>>(exported, transport, *std::move(buffers)));
-  };
-  const auto serve_client = [&make_connection, &options](int fd) -> absl::Status {
-    SocketTransport transport(fd);
-    transport.SpinFor(std::chrono::microseconds(options.spin));
-    Deadline negotiated(transport, std::chrono::seconds(options.handshake_timeout));
-    auto connection = make_connection(transport);
-    if (!connection.ok()) return connection.status();
-    absl::StatusOr<bool> agreed = (*connection)->Negotiate([&] { return negotiated.LimitNextWait(); });
-    if (!agreed.ok() || !*agreed) return agreed.status();
-    transport.LimitWaits(std::chrono::seconds(options.idle_timeout));
-    return (*connection)->Transmit();
-  };
-  const auto serve_kernel = [&make_connection](SocketTransport transport) -> absl::Status {
-    auto connection = make_connection(transport);
-    if (!connection.ok()) return connection.status();
-    absl::Status status = (*connection)->Transmit();
-    if (!status.ok() || (*connection)->said_disconnect()) return status;
-    return absl::UnavailableError("the kernel closed the connection without disconnecting");
-  };
+  StackExport<Stack> exported(program, name, disk, options, narrowing, log);
+  ServedExport* const exports[] = {&exported};
+  const absl::StatusOr<std::unique_ptr<const TlsCredentials>> tls = LoadTls(program, options);
+  if (!tls.ok()) return tls.status();
   Service service = {.program = program,
-                     .about = exported.about,
+                     .about = exported.about(),
                      .log = log,
+                     .named = !name.empty(),
                      .one_call_at_a_time = Stack::kConcurrency == Concurrency::kSerial,
-                     .serve_client = serve_client,
-                     .serve_kernel = serve_kernel,
-                     .flush = [&disk] {
-                       if constexpr (CanWrite<Stack>) {
-                         if (disk.writable()) return disk.Flush();
-                       }
-                       return absl::OkStatus();
-                     }};
+                     .serve_client = ServeClientsOf(exports, options, tls->get()),
+                     .serve_kernel = [&exported](SocketTransport transport) { return exported.ServeKernel(transport); },
+                     .tls = tls->get(),
+                     .flush = [&exported] { return exported.Flush(); }};
   if constexpr (CanResize<Stack>) {
-    service.resize = [&](uint64_t size) {
-      if (!disk.writable()) return absl::PermissionDeniedError("the device was opened read-only");
-      absl::Status status = Stack::Resize(disk.state(), size);
-      exported.about.size = disk.size();
-      return status;
-    };
+    service.resize = [&exported](uint64_t size) { return exported.Resize(size); };
   }
   if (succession != nullptr) {
     service.takeover = &succession->takeover;
@@ -147,8 +87,62 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
   return Serve(service, options);
 }
 
+// What --resize-limit says where it is of no use.
+inline absl::Status CannotResize() {
+  return absl::InvalidArgumentError("--resize-limit: this stack cannot change its size, so leave it out");
+}
+
+// Opens a stack as the options want it, and serves it. `name` as above.
+template <Device D>
+absl::Status OpenAndServe(const std::string& program, typename D::Config config, const ServeOptions& options,
+                          const std::string& name = "") {
+  if (!CanResize<D> && options.resize_limit != 0) return CannotResize();
+  absl::StatusOr<Takeover> takeover = Takeover::Begin(options, LossWhenKilled<D>(config));
+  if (!takeover.ok()) return takeover.status();
+  if (const Estate* estate = takeover->estate(); estate != nullptr && !AdoptContents<D>(config, estate->contents)) {
+    return absl::InvalidArgumentError("--replace: the server that runs has another stack");
+  }
+  if (!takeover->device().empty()) MakeNothing<D>(config);
+  if (ServesKernel(options)) BecomeIoFlusher();  // so that threads that a layer starts are, too
+  absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
+  // A server that was killed, or is about to end, may not quite have let go of its files.
+  if (options.resume || options.replace) {
+    WaitUntil([&] { return !absl::IsAlreadyExists(disk.status()) || (disk = Disk<D>::Open(config)).ok(); }, kLetGoWait);
+  }
+  if (!disk.ok()) return OpeningFailed(disk.status());
+  if (takeover->estate() != nullptr) takeover->estate()->contents.clear();
+  MakeNothing<D>(config);  // when it is opened again
+  const Succession<D> succession = {config, *takeover};
+  return ServeDisk(program, *disk, options, {}, &succession, name);
+}
+
+// A stack as --verbose wants it: logging is a layer, so that it costs nothing when it is not asked for.
+template <bool kLogged, Device Stack>
+using MaybeLog = std::conditional_t<kLogged, Log<Stack>, Stack>;
+template <bool kLogged, Device Stack>
+typename MaybeLog<kLogged, Stack>::Config MaybeLogConfig(typename Stack::Config config) {
+  if constexpr (kLogged) {
+    return {.below = std::move(config)};
+  } else {
+    return config;
+  }
+}
+
 template <Device Stack>
+absl::Status OpenAndServeOrLog(const std::string& program, const typename Stack::Config& config, const ServeOptions& options,
+                               const std::string& name = "") {
+  if (options.fork) {
+    if (absl::Status gone = GoToBackground(); !gone.ok()) return gone;
+  }
+  return options.verbose ? OpenAndServe<Log<Stack>>(program, {.below = config}, options, name)
+                         : OpenAndServe<Stack>(program, config, options, name);
+}
+
+// A program that serves one stack. For several exports: buse/exports.h.
+template <class Stack>
 class Server {
+  static_assert(Device<Stack>);
+
  public:
   // The `main` of a program that serves one `Stack`: options, help, serving, signals. Returns the exit code (buse/serve.h).
   static int Main(int argc, char** argv) {
@@ -164,12 +158,7 @@ class Server {
       program.verbs = VerbsHelp(program);
       LeaveShapingToFormat(program.name, layers);
     }
-    if (const absl::optional<std::string> device = DisconnectRequested(argc, argv)) {
-      return ExitWith(program.name, Disconnect(program.name, *device));
-    }
-    if (const absl::optional<absl::Status> resized = ResizeRequested(program.name, argc, argv)) {
-      return ExitWith(program.name, *resized);
-    }
+    if (const absl::optional<int> done = RunWithoutStack(program.name, argc, argv)) return *done;
     const absl::StatusOr<ParseResult> parsed = ParseCommandLine(argc, argv, program, layers);
     if (!parsed.ok()) return ExitWith(program.name, parsed.status());
     if (*parsed == ParseResult::kHelp) return kExitOk;
@@ -180,30 +169,7 @@ class Server {
     }
     if (!target.ok()) return ExitWith(program.name, target);
     if (options.backend.empty()) options.backend = BackendOf(layers);
-    // Logging is a layer, so that it costs nothing when it is not asked for.
-    return ExitWith(program.name, options.verbose ? OpenAndServe<Log<Stack>>(program.name, {.below = config}, options)
-                                                  : OpenAndServe<Stack>(program.name, config, options));
-  }
-
- private:
-  template <Device D>
-  static absl::Status OpenAndServe(const std::string& program, typename D::Config config, const ServeOptions& options) {
-    absl::StatusOr<Takeover> takeover = Takeover::Begin(options, LosesWhenKilled<D>(config));
-    if (!takeover.ok()) return takeover.status();
-    if (const Estate* estate = takeover->estate(); estate != nullptr && !AdoptContents<D>(config, estate->contents)) {
-      return absl::InvalidArgumentError("--replace: the server that runs has another stack");
-    }
-    if (!takeover->device().empty()) MakeNothing<D>(config);
-    absl::StatusOr<Disk<D>> disk = Disk<D>::Open(config);
-    // A server that was killed, or is about to end, may not quite have let go of its files.
-    if (options.resume || options.replace) {
-      WaitUntil([&] { return !absl::IsAlreadyExists(disk.status()) || (disk = Disk<D>::Open(config)).ok(); }, kLetGoWait);
-    }
-    if (!disk.ok()) return OpeningFailed(disk.status());
-    if (takeover->estate() != nullptr) takeover->estate()->contents.clear();
-    MakeNothing<D>(config);  // when it is opened again
-    const Succession<D> succession = {config, *takeover};
-    return ServeDisk(program, *disk, options, {}, &succession);
+    return ExitWith(program.name, OpenAndServeOrLog<Stack>(program.name, config, options));
   }
 };
 

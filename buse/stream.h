@@ -10,15 +10,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <string>
+#include <span>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "buse/buffers.h"
 #include "buse/device.h"
 #include "buse/nbd.h"
 #include "buse/replies.h"
+#include "buse/resize_gate.h"
 #include "buse/scatter.h"
 #include "buse/transport.h"
 
@@ -35,6 +37,9 @@ class Stream {
 
   Replies& replies() { return replies_; }
 
+  // From now on, this is outside of the gate while it waits for the client.
+  void WaitOutside(ResizeGate* gate) { gate_ = gate; }
+
   // Whether the client has closed its side, or End was called. Nothing is owed for what was left unfinished.
   bool ended() const { return ended_; }
   void End() { ended_ = true; }
@@ -42,17 +47,24 @@ class Stream {
   // How long requests are without their payloads.
   void ExpectHeadersOf(size_t size) { header_size_ = size; }
 
+  // Before anything else: what was received already, at most Buffers::kReceiveSize.
+  void Prefill(absl::string_view early) {
+    std::memcpy(buffers_.receive().data(), early.data(), early.size());
+    end_ = early.size();
+  }
+
   ConstBytes received() const { return {buffers_.receive().data() + begin_, end_ - begin_}; }
   void Consume(size_t n) { begin_ += n; }
 
   // Keeps what is not consumed, and waits for more, or for the client's end.
-  absl::Status Receive() {
+  // Out of line, as SendReplies is.
+  [[gnu::noinline]] absl::Status Receive() {
     const Bytes buffer = buffers_.receive();
     std::memmove(buffer.data(), buffer.data() + begin_, end_ - begin_);
     end_ -= begin_;
     begin_ = 0;
     iovec free = {buffer.data() + end_, buffer.size() - end_};
-    absl::StatusOr<size_t> n = transport_.Receive({&free, 1});
+    absl::StatusOr<size_t> n = Wait({&free, 1});
     if (!n.ok()) return n.status();
     end_ += *n;
     ended_ = *n == 0;
@@ -65,11 +77,6 @@ class Stream {
       if (begin_ == end_) transport_.ExpectRequest();
     }
     return Receive();
-  }
-
-  absl::Status SendText(std::string& text) {
-    iovec piece = {text.data(), text.size()};
-    return transport_.Send({&piece, text.empty() ? size_t{0} : size_t{1}});
   }
 
   // Out of line, to keep what happens for every request in one place.
@@ -112,7 +119,7 @@ class Stream {
     begin_ = end_ = 0;
     while (places_.bytes() > 0) {
       const Bytes buffer = buffers_.receive();
-      absl::StatusOr<size_t> n = transport_.Receive(places_.PiecesAnd(buffer.first(std::min(behind, buffer.size()))));
+      absl::StatusOr<size_t> n = Wait(places_.PiecesAnd(buffer.first(std::min(behind, buffer.size()))));
       if (!n.ok()) return n.status();
       ended_ = *n == 0;
       if (ended_) return absl::OkStatus();
@@ -151,7 +158,20 @@ class Stream {
   void GiveBackRoom(Bytes room) { payload_used_ = static_cast<size_t>(room.data() - buffers_.payload().data()); }
 
  private:
+  // No reply is held back here, so nothing of the device is lent.
+  absl::StatusOr<size_t> Wait(std::span<iovec> pieces) {
+    return gate_ == nullptr ? transport_.Receive(pieces) : WaitOutsideTheGate(pieces);
+  }
+
+  [[gnu::noinline, gnu::cold]] absl::StatusOr<size_t> WaitOutsideTheGate(std::span<iovec> pieces) {
+    gate_->Leave();
+    absl::StatusOr<size_t> n = transport_.Receive(pieces);
+    gate_->Enter();
+    return n;
+  }
+
   T transport_;
+  ResizeGate* gate_ = nullptr;
   Buffers buffers_;
   size_t begin_ = 0;  // of what was received and not yet consumed
   size_t end_ = 0;

@@ -69,7 +69,7 @@ absl::StatusOr<Estate> Estate::From(ControlMessage message) {
   return estate;
 }
 
-absl::StatusOr<Takeover> Takeover::Begin(const ServeOptions& options, bool loses_when_killed) {
+absl::StatusOr<Takeover> Takeover::Begin(const ServeOptions& options, Loss loss) {
   Takeover takeover;
   if (!options.resume && !options.replace) return takeover;
   if (options.resume && options.replace) {
@@ -95,14 +95,15 @@ absl::StatusOr<Takeover> Takeover::Begin(const ServeOptions& options, bool loses
     if (!device->IsFree()) devices.push_back(device->path());
   }
   absl::Status status =
-      options.replace ? takeover.Replace(options, devices) : takeover.Resume(options, devices, loses_when_killed);
+      options.replace ? takeover.Replace(options, devices) : takeover.Resume(options, devices, loss);
   if (!status.ok()) return status;
   return takeover;
 }
 
-absl::Status Takeover::Resume(const ServeOptions& options, const std::vector<std::string>& devices, bool loses_when_killed) {
+absl::Status Takeover::Resume(const ServeOptions& options, const std::vector<std::string>& devices, Loss loss) {
   const bool any = options.target == kAnyKernelDevice;
-  if (devices.empty() || (any && loses_when_killed)) return absl::OkStatus();
+  // What was in memory begins anew, on a device of its own. What has a medium must not appear twice.
+  if (devices.empty() || (any && loss == Loss::kContents)) return absl::OkStatus();
   const auto orphan = [&] {
     const auto found = std::find_if_not(devices.begin(), devices.end(), HasServer);
     if (found != devices.end()) device_ = *found;
@@ -115,7 +116,7 @@ absl::Status Takeover::Resume(const ServeOptions& options, const std::vector<std
   }
   const absl::StatusOr<KernelDevice> found = KernelDevice::Find(device_);
   if (found.ok() && found->IsFree()) device_.clear();  // its server was just about to end
-  if (device_.empty() || !loses_when_killed) return absl::OkStatus();
+  if (device_.empty() || loss == Loss::kNothing) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       device_,
       " cannot go on: some of what it held was in the memory of a server that is gone. Unmount it, free it with --disconnect ",

@@ -53,11 +53,11 @@ inline constexpr char kGo[] = "go";
 class Takeover {
  public:
   // As `options` ask: nothing, or finds the device and sees to it that its server before is dead or has let go of it.
-  // `loses_when_killed`: not all of what is to be served outlives its process.
+  // `loss`: what of that which is to be served dies with its process.
   //   kInvalidArgument     the target is no kernel device, or the options contradict each other
   //   kAlreadyExists       to be resumed, but its server lives
   //   kFailedPrecondition  to be replaced, but no server is there to be asked; or to be resumed, but not all that it held is left
-  static absl::StatusOr<Takeover> Begin(const ServeOptions& options, bool loses_when_killed);
+  static absl::StatusOr<Takeover> Begin(const ServeOptions& options, Loss loss);
 
   // The device, such as /dev/nbd0; empty: nothing is taken over.
   const std::string& device() const { return device_; }
@@ -68,7 +68,7 @@ class Takeover {
   absl::Status Confirm();
 
  private:
-  absl::Status Resume(const ServeOptions& options, const std::vector<std::string>& devices, bool loses_when_killed);
+  absl::Status Resume(const ServeOptions& options, const std::vector<std::string>& devices, Loss loss);
   absl::Status Replace(const ServeOptions& options, const std::vector<std::string>& devices);
 
   std::string device_;

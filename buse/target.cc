@@ -26,7 +26,8 @@ namespace {
 constexpr size_t kMaxExportName = 4096;  // the NBD specification's limit on strings
 constexpr size_t kMaxSocketPath = sizeof(sockaddr_un::sun_path) - 1;
 constexpr size_t kMaxQuoted = 200;  // bytes of a target that an error repeats
-constexpr absl::string_view kForms = "give /dev/nbdN, nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME";
+constexpr absl::string_view kForms =
+    "give /dev/nbdN, nbd+unix:///NAME?socket=PATH, nbd://HOST:PORT/NAME, nbd+vsock://:PORT/NAME, or - for standard input";
 
 // The pieces of SCHEME://AUTHORITY/PATH?QUERY, still encoded.
 struct Pieces {
@@ -100,8 +101,15 @@ absl::StatusOr<std::string> ParseExportName(absl::string_view path) {
 }
 
 absl::Status UnknownParameter(absl::string_view name) {
-  if (absl::StartsWith(name, "tls-")) return Refused("asks for ", name, ", but TLS is not supported");
+  if (absl::StartsWith(name, "tls-")) {
+    return Refused("has ", name, ", which is for clients: give this server --tls-certificates=DIR or --tls-psk=FILE");
+  }
   return Refused("has an unknown parameter ", Quoted(name), ": the only one is that of nbd+unix:///NAME?socket=PATH");
+}
+
+absl::Status NoUser(const Pieces& pieces) {
+  if (!absl::StrContains(pieces.authority, '@')) return absl::OkStatus();
+  return Refused("names a user, which is for clients: give this server --tls-psk=FILE, which names all of them");
 }
 
 absl::StatusOr<std::string> ParseSocketPath(absl::string_view query) {
@@ -126,6 +134,7 @@ absl::StatusOr<std::string> ParseSocketPath(absl::string_view query) {
 }
 
 absl::StatusOr<Target> ParseUnix(const Pieces& pieces) {
+  if (absl::Status status = NoUser(pieces); !status.ok()) return status;
   if (!pieces.authority.empty()) {
     return Refused("names a host, ", Quoted(pieces.authority),
                    ", which a Unix socket has not: write nbd+unix:///NAME?socket=PATH");
@@ -153,12 +162,53 @@ bool IsHostName(absl::string_view host) {
   return std::all_of(host.begin(), host.end(), [](char c) { return absl::ascii_isalnum(c) || absl::StrContains("-._", c); });
 }
 
-absl::StatusOr<Target> ParseTcp(const Pieces& pieces) {
-  if (!pieces.query.empty()) {
-    return UnknownParameter(pieces.query.substr(0, std::min(pieces.query.find('='), pieces.query.find('&'))));
+absl::Status NoParameters(const Pieces& pieces) {
+  if (pieces.query.empty()) return absl::OkStatus();
+  return UnknownParameter(pieces.query.substr(0, std::min(pieces.query.find('='), pieces.query.find('&'))));
+}
+
+// A number without a sign.
+absl::StatusOr<uint32_t> ParseNumber(absl::string_view text, uint32_t max, const char* what, const char* free) {
+  uint64_t number = 0;
+  const bool digits = std::all_of(text.begin(), text.end(), absl::ascii_isdigit);
+  if (!digits || !absl::SimpleAtoi(text, &number) || number > max) {
+    return Refused("has ", Quoted(text), " as its ", what, ": give a number up to ", max, free);
   }
+  return static_cast<uint32_t>(number);
+}
+
+// What is behind the host: ":PORT", ":" or nothing.
+absl::Status ParsePort(absl::string_view rest, uint32_t max, Target& target) {
+  if (!absl::ConsumePrefix(&rest, ":") || rest.empty()) return absl::OkStatus();
+  const absl::StatusOr<uint32_t> port = ParseNumber(rest, max, "port", ", or 0 for a free one");
+  if (port.ok()) target.port = *port;
+  return port.status();
+}
+
+absl::StatusOr<Target> ParseVsock(const Pieces& pieces) {
+  // The last two numbers mean any.
+  constexpr uint32_t kMaxCid = 0xfffffffe, kMaxPort = 0xfffffffe;
+  if (absl::Status status = NoParameters(pieces); !status.ok()) return status;
+  if (absl::Status status = NoUser(pieces); !status.ok()) return status;
+  Target target;
+  target.kind = Target::Kind::kVsock;
+  const absl::string_view cid = pieces.authority.substr(0, pieces.authority.find(':'));
+  if (!cid.empty()) {
+    const absl::StatusOr<uint32_t> number = ParseNumber(cid, kMaxCid, "CID", ", or none for any");
+    if (!number.ok()) return number.status();
+    target.cid = *number;
+  }
+  if (absl::Status status = ParsePort(pieces.authority.substr(cid.size()), kMaxPort, target); !status.ok()) return status;
+  absl::StatusOr<std::string> name = ParseExportName(pieces.path);
+  if (!name.ok()) return name.status();
+  target.export_name = *std::move(name);
+  return target;
+}
+
+absl::StatusOr<Target> ParseTcp(const Pieces& pieces) {
+  if (absl::Status status = NoParameters(pieces); !status.ok()) return status;
+  if (absl::Status status = NoUser(pieces); !status.ok()) return status;
   absl::string_view rest = pieces.authority;
-  if (absl::StrContains(rest, '@')) return Refused("names a user, which needs TLS, and TLS is not supported");
   Target target;
   target.kind = Target::Kind::kTcp;
   if (absl::ConsumePrefix(&rest, "[")) {
@@ -179,14 +229,7 @@ absl::StatusOr<Target> ParseTcp(const Pieces& pieces) {
     if (!IsHostName(host)) return Refused("has ", Quoted(host), " as its host, which is no name and no address");
     target.host = host.empty() ? "localhost" : std::string(host);
   }
-  if (absl::ConsumePrefix(&rest, ":") && !rest.empty()) {
-    uint32_t port = 0;
-    const bool digits = std::all_of(rest.begin(), rest.end(), absl::ascii_isdigit);
-    if (!digits || !absl::SimpleAtoi(rest, &port) || port > UINT16_MAX) {
-      return Refused("has ", Quoted(rest), " as its port: give a number up to ", UINT16_MAX, ", or 0 for a free one");
-    }
-    target.port = static_cast<uint16_t>(port);
-  }
+  if (absl::Status status = ParsePort(rest, UINT16_MAX, target); !status.ok()) return status;
   absl::StatusOr<std::string> name = ParseExportName(pieces.path);
   if (!name.ok()) return name.status();
   target.export_name = *std::move(name);
@@ -195,39 +238,54 @@ absl::StatusOr<Target> ParseTcp(const Pieces& pieces) {
 
 absl::StatusOr<Target> Parse(absl::string_view text) {
   if (absl::StrContains(text, '\0')) return Refused("has a NUL byte: ", kForms);
+  Target target;
+  if (text == "-") {
+    target.kind = Target::Kind::kStandardInput;
+    return target;
+  }
   if (absl::StartsWith(text, "/dev/")) {
-    Target target;
     target.path = std::string(text);
     return target;
   }
   const absl::StatusOr<Pieces> pieces = Split(text);
   if (!pieces.ok()) return pieces.status();
   const std::string scheme = absl::AsciiStrToLower(pieces->scheme);
-  if (scheme == "nbd") return ParseTcp(*pieces);
-  if (scheme == "nbd+unix") return ParseUnix(*pieces);
-  if (scheme == "nbds" || scheme == "nbds+unix") {
-    return Refused("asks for TLS, which is not supported: use ", scheme == "nbds" ? "nbd://" : "nbd+unix://");
-  }
-  return Refused("has an unknown scheme ", Quoted(scheme), ": ", kForms);
+  absl::string_view rest = scheme;
+  const bool nbd = absl::ConsumePrefix(&rest, "nbd");
+  const bool tls = absl::ConsumePrefix(&rest, "s");
+  absl::StatusOr<Target> parsed = Refused("has an unknown scheme ", Quoted(scheme), ": ", kForms);
+  if (nbd && rest.empty()) parsed = ParseTcp(*pieces);
+  if (nbd && rest == "+unix") parsed = ParseUnix(*pieces);
+  if (nbd && rest == "+vsock") parsed = ParseVsock(*pieces);
+  if (parsed.ok()) parsed->tls = tls;
+  return parsed;
+}
+
+std::string HostInUri(const std::string& host) {
+  if (!absl::StrContains(host, ':')) return host;
+  const std::pair<std::string, std::string> address = absl::StrSplit(host, absl::MaxSplits('%', 1));
+  return absl::StrCat("[", address.first, address.second.empty() ? "" : "%25", Encode(address.second), "]");
 }
 
 }  // namespace
 
 std::string Target::Uri() const {
+  const absl::string_view scheme = tls ? "nbds" : "nbd";
+  std::string uri;
   switch (kind) {
     case Kind::kKernelDevice:
       return path;
+    case Kind::kStandardInput:
+      return "-";
     case Kind::kUnixSocket:
-      return absl::StrCat("nbd+unix:///", Encode(export_name), "?socket=", Encode(path));
-    case Kind::kTcp:
+      return absl::StrCat(scheme, "+unix:///", Encode(export_name), "?socket=", Encode(path));
+    case Kind::kVsock:
+      uri = absl::StrCat(scheme, "+vsock://");
+      if (cid != kAnyCid) absl::StrAppend(&uri, cid);
       break;
-  }
-  std::string uri = "nbd://";
-  if (absl::StrContains(host, ':')) {
-    const std::pair<std::string, std::string> address = absl::StrSplit(host, absl::MaxSplits('%', 1));
-    absl::StrAppend(&uri, "[", address.first, address.second.empty() ? "" : "%25", Encode(address.second), "]");
-  } else {
-    absl::StrAppend(&uri, host);
+    case Kind::kTcp:
+      uri = absl::StrCat(scheme, "://", HostInUri(host));
+      break;
   }
   if (port != kDefaultPort) absl::StrAppend(&uri, ":", port);
   return absl::StrCat(uri, "/", Encode(export_name));

@@ -147,20 +147,23 @@ std::string CheckFindings::End() {
 Verb VerbOf(int argc, const char* const* argv) { return argc > 1 ? VerbNamed(argv[1]) : Verb::kNone; }
 
 std::string VerbsHelp(const Program& program) {
+  std::vector<std::pair<std::string, const char*>> rows;
   size_t width = 0;
-  for (const VerbInfo& info : kVerbs) width = std::max(width, absl::string_view(info.name).size());
-  std::string help;
   for (const VerbInfo& info : kVerbs) {
-    const std::string arguments = info.verb == Verb::kDescribe ? " disk.img" : program.arguments;
-    const std::string padding(width - absl::string_view(info.name).size() + 2, ' ');
-    absl::StrAppend(&help, program.name, " ", info.name, arguments, padding, info.summary, "\n");
+    const absl::string_view arguments = info.verb == Verb::kDescribe ? " disk.img" : absl::string_view(program.arguments);
+    rows.emplace_back(absl::StrCat(info.name, arguments), info.summary);
+    width = std::max(width, rows.back().first.size());
+  }
+  std::string help;
+  for (const auto& [usage, summary] : rows) {
+    absl::StrAppend(&help, program.name, " ", usage, std::string(width - usage.size() + 2, ' '), summary, "\n");
   }
   return help + program.name + " VERB --help explains each\n";
 }
 
 Program ProgramOfVerb(const Program& program, Verb verb) {
   const VerbInfo& info = InfoOf(verb);
-  const std::string name = absl::StrCat(program.name, " ", info.name);
+  const std::string name = absl::StrCat(program.name, " ", info.name, program.of.empty() ? "" : " ", program.of);
   std::string examples = absl::StrCat(name, verb == Verb::kDescribe ? " disk.img" : program.arguments, "\n");
   if (verb == Verb::kFormat) absl::StrAppend(&examples, name, program.arguments, " --create 10G\n");
   Program made = program;

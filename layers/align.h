@@ -116,6 +116,16 @@ struct Align {
     });
   }
 
+  // What is true of a block is true of its parts.
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    [[maybe_unused]] const auto lock = Lock(self, range, Access::kLook);
+    return Below::Residency(self.below, Outward(range), [&](const Resident& resident) {
+      const uint64_t begin = std::max(resident.range.offset, range.offset);
+      const uint64_t end = std::min(resident.range.end(), range.end());
+      return emit({{begin, end - begin}, resident.cached, resident.dirty});
+    });
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     [[maybe_unused]] const auto lock = Lock(self, range, Access::kLook);
     return Below::Prefetch(self.below, Outward(range));

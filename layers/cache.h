@@ -19,6 +19,7 @@
 //   written with one), and tell the device below to prefetch as much again. Errors of what was not asked for are nobody's.
 //   Which page goes is decided by S3-FIFO (layers/s3_fifo.h has the hit rates), in which a scan does not push out what is used
 //   again. Dirty and lent pages stay; where these are all there are, requests pass by the cache.
+//   Residency tells what is cached and what of that is dirty, by sectors, of at most 256 MiB with one call.
 // Passes on: Trim and WriteZeroes, which forget what is cached; Extents, with what is dirty as data. It has View, Prefetch and,
 // over any device that can be written, WriteThrough of its own. Backing is absent, as what is dirty is not in the file; Resize
 // is.
@@ -161,6 +162,11 @@ struct Cache {
     return self.pager.Held(range, [&] {
       return Below::Extents(self.below, range, [&](const Extent& extent) { return self.pager.EmitWithDirty(extent, emit); });
     });
+  }
+
+  static absl::Status Residency(State& self, Range range, EmitResident emit) {
+    self.pager.Residency(range, emit);
+    return absl::OkStatus();
   }
 
   static absl::Status Prefetch(State& self, Range range) {

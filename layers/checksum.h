@@ -6,7 +6,7 @@
 // Guarantees: a Read returns what was written, or fails; where it fails with kDataLoss, its message names the first wrong block
 // and how many there are. A power cut makes no good block look damaged and lets no damaged one pass: after it each block is,
 // whole, what it was when it was last flushed, or what was written later. For that the device below must write blocks of kBlock
-// bytes whole, as disks do their sectors.
+// bytes whole, as disks do their sectors: more than 512 only where its type says so (atomic_write.h).
 //
 // The medium. All places are multiples of 4096 but for the end of the data. The superblock (superblock.h) has the version, the
 // fingerprint (hash and block size) and, as fields, the other numbers of this picture:
@@ -23,17 +23,20 @@
 // or one that was logged later and may not have been written yet: one of a few values, and never just what happens to be there.
 //
 //   A Write puts a copy of the blocks and their sums into the stage, in memory, and returns. There are two stages: when one is
-//   full, its blocks are committed while the other is filled.
+//   full, the committer, a thread of this layer, commits its blocks while the other is filled. If that gets full too, writers
+//   wait.
 //   A commit writes the sums into slots of the log (WriteThrough), then the blocks into their places in ascending order, and
 //   then sets the sums in the table, in memory.
-//   A Flush commits, flushes below, and writes the head: up to which slot the log is settled, that is, in place and durable.
-//   This is not waited for: if an older head survives, recovery only reads more. If it commits no more than 16 pages of 4096,
-//   and nothing else waits to be flushed, it writes their content into the log as well, and need not flush below.
+//   A Flush waits for the committer, commits the rest itself, flushes below, and writes the head: up to which slot the log is
+//   settled, that is, in place and durable. This is not waited for: if an older head survives, recovery only reads more. If it
+//   commits no more than 16 pages of 4096 and a quarter of the log, and nothing else waits to be flushed, it writes their
+//   content into the log as well, and need not flush below.
 //   Trim and WriteZeroes are staged like a Write if they are short (a 16th of the stage), and else logged as a range, durable
-//   at once. Below they are Trim or WriteZeroes again. Whole pages of the table are zeroed too, when the data is durable.
-//   A checkpoint comes when the log is full, or half of the cached table is dirty and not all of it fits there: Flush below;
-//   write the changed pages of the table; Flush; write the head, which says where the log now begins (WriteThrough). Only then
-//   are slots used again, and the two heads are written in turns.
+//   at once. Below, a Trim is one again, and WriteZeroes is one, or a Write of zeroes if it was staged. Whole pages of the
+//   table are zeroed too, when the data is durable.
+//   A checkpoint comes when the log is full, or half of the cached table (or of one of its up to 16 parts) is dirty and not all
+//   of the table fits there: Flush below; write the changed pages of the table; Flush; write the head, which says where the log
+//   now begins (WriteThrough). Only then are slots used again, and the two heads are written in turns.
 //
 // Recovery, in Open: all valid slots after the checkpoint are looked at; what they say is decided as checksum_recovery.h
 // argues: settled sums are taken as they are, content and zeroes are written again, and other blocks are read and keep the
@@ -46,30 +49,39 @@
 //     puts back an old copy of the whole medium;
 //   - a block whose write was lost, if the power goes before the head that settles it is durable, which comes with the next
 //     sync;
-//   - damage for which the hash is blind: one in 2^32 for Crc32c and 2^64 for Xxh3. No hash here is made against somebody
-//     who can write to the medium: there is no key, and who writes the sums as well is believed;
+//   - damage for which the hash is blind: one in 2^32 for Crc32c and 2^64 for Xxh3. With Crc32c blocks that are read together,
+//     up to 256 KiB, are compared by one CRC over all of them, and one by one if that does not match: damage to one block is
+//     found as it is in a block that is read alone, and of damage to several one in 2^32 passes (crc32c_run.h). No hash here is
+//     made against somebody who can write to the medium: there is no key, and who writes the sums as well is believed;
 //   - what happens to bytes before they are in the stage.
 //
 // Passes on: Trim, WriteZeroes, Prefetch, and Extents, in which only that is zero what the table and the device below both say
 // is. WriteThrough is Write and Flush. View, Backing and Resize are absent.
-// Concurrency: any calls may run together if those below may; else it is kSerial, since commits happen beside reads. Reads
-// take no lock across a call below. If a block does not have its sum, it may have been in the middle of a commit: it is
-// read again with commits excluded. One commit runs at a time.
-// Cost: space: the sums, 0.8 % with Crc32c and blocks of 512, 0.1 % with 4096, and the log. Memory: `stage`, and 1.5 % of it
-// (with Crc32c) for sums and an index; `table-cache`; 256 KiB. All is allocated in Open, where recovery needs the size of the
-// log once more for a while. A write of 4 KiB costs one of 4 KiB, 48 bytes in the log, and a page of the table at the next
-// checkpoint, if it was not dirty yet; a small flush 4 KiB and its content in the log; a read nothing more if the sums are
-// cached, else 4 KiB for 512 KiB of data.
-// Time, beside the same file (bench/checksum_benchmark.cc; one thread, two CPUs): sequential reads of 256 KiB keep 71 %
-// of the throughput where the page cache has them, and 97 % where the disk must be asked; random reads of 4 KiB 77 %.
-// Sequential writes with the flush after them keep 70 %, as they are copied once more and commits wait for the log. Random
-// writes of 4 KiB, which are put in order, keep 95 %, and 92 % with a flush after each.
+// Concurrency: any calls may run together if those below may; else it is kSerial, since commits happen beside reads, and has no
+// committer: a Write that finds the stage full commits it, as it does with `inline-commits`. Reads take no lock across a call
+// below, but where a block does not have its sum: it may have been in the middle of a commit, and is read again with commits
+// excluded. One commit runs at a time. The committer leaves signals to others and ends with the state: a commit that is under
+// way is finished, and no other is begun.
+// Cost: space: the sums, 0.8 % with Crc32c and blocks of 512, 0.1 % with 4096, and the log: 48 bytes in it for each 4 KiB
+// written, less where they are neighbours (a mebibyte of log for 120 of data), between two checkpoints, so that a large one
+// makes these rare and recovery longer. By default a 16th of the medium, 1 to 16 MiB. Memory: `stage`, and 1.5 % of it (with
+// Crc32c and blocks of 512) for sums and an index; `table-cache`; 256 KiB. All is allocated in Open, where recovery needs the
+// size of the log once more for a while, and up to six times that where what was logged had no neighbours. A write of 4 KiB
+// costs one of 4 KiB, 48 bytes in the log, and a page of the table at the next checkpoint, if it was not dirty yet; a small
+// flush 4 KiB and its content in the log; a read nothing more if the sums are cached, else 4 KiB for 512 KiB of data.
+// Time, beside the same file (bench/checksum_benchmark.cc; figures and limits: docs/benchmarks.md): a read of 256 KiB from the
+// page cache keeps 0.76 to 0.81 of the throughput, as the CRC costs a quarter of what the file does, and one for which the disk
+// must be asked 0.95 to 1.07. A sequential write with a flush at the end keeps 0.85 to 0.90. It takes up to twice the CPU, as
+// it is copied and summed and then written by the committer, beside which the next one goes on where a CPU is free; it waits
+// where the log or a checkpoint is slower than the writers. Random writes of 4 KiB are three times as fast as the file's with
+// write-back, since they are sorted, and as fast with a flush after each.
 // Failure: what is in the stage is lost when the process ends, up to the last Flush. What could not be committed stays there,
-// where it is read, and the next Flush tries again. A Write fails
-// where it has to make room in the stage and the device below fails; others are taken while there is room. When sums could not
-// be logged, a checkpoint comes before the next ones. Slots that cannot be read in Open are taken for damaged.
+// where it is read, and the next Flush tries again. A Write fails where it waits for room in the stage and the device below
+// fails; others are taken while there is room. What the committer failed with, when no Write waited, is told by the next Flush,
+// or Write that needs room, even if all went well then: below it may have been lost all the same. When sums could not be
+// logged, a checkpoint comes before the next ones. Slots that cannot be read in Open are taken for damaged.
 //
-//   using Stack = buse::Checksum<buse::FileBacked>;  // or Checksum<buse::FileBacked, buse::Xxh3, 4096>
+//   using Stack = buse::Checksum<buse::FileBacked>;  // or Checksum<buse::Journal<buse::FileBacked>, buse::Xxh3, 4096>
 //   Stack::Config config{.log = 1 << 20, .stage = 64 << 20, .below = {.path = "disk.img"}};
 //   buse::FormatStack<Stack>(config, progress);  // once; the verb `check` reads all data and names what is damaged
 
@@ -77,29 +89,27 @@
 #define LAYERS_CHECKSUM_H_
 
 #include <algorithm>
-#include <array>
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/optional.h"
 #include "buse/description.h"
 #include "buse/device.h"
 #include "buse/medium.h"
 #include "buse/operations.h"
+#include "layers/atomic_write.h"
 #include "layers/checksum_geometry.h"
 #include "layers/checksum_hash.h"
 #include "layers/checksum_log.h"
+#include "layers/checksum_reader.h"
 #include "layers/checksum_store.h"
 #include "layers/checksum_table.h"
 #include "layers/device_io.h"
 #include "layers/superblock.h"
-#include "layers/write_stage.h"
 
 namespace buse {
 
@@ -111,16 +121,21 @@ struct Checksum {
                 "buse: Checksum has blocks of 512, 1024, 2048 or 4096 bytes");
   static_assert(kBlock % Below::kBlockSize == 0 && 4096 % Below::kBlockSize == 0,
                 "buse: the blocks of Checksum consist of whole blocks of the device below: give it a larger kBlock");
+  static_assert(kBlock <= AtomicWrite<Below>(),
+                "buse: the device below Checksum must write its blocks whole: give it blocks of 512, put a Journal below it, or "
+                "say that a disk has larger sectors (layers/atomic_write.h)");
 
   struct Config {
-    uint64_t log = 1 << 20;     // for Format: a medium keeps the log it was formatted with
-    uint64_t stage = 32 << 20;  // more makes commits of several pieces
+    uint64_t log = 0;           // for Format: a medium keeps the log it was formatted with; 0: by its size
+    uint64_t stage = 32 << 20;  // less stays in a CPU's caches, more makes fewer commits
     uint64_t table_cache = 16 << 20;
+    bool inline_commits = false;
     typename Below::Config below;
   };
 
   struct State {
     typename Below::State below;
+    absl::optional<DeviceIoOf<Below>> io;
     ChecksumStore store;
     Superblock superblock;
   };
@@ -133,15 +148,14 @@ struct Checksum {
   // In the stage.
   static bool HoldsWrites(const Config&) { return true; }
 
-  static constexpr Description<Config, 3> Describe() {
+  static constexpr Description<Config, 4> Describe() {
     return {"checksum",
             "stores a checksum of every block apart from it, and reports wrong bytes as errors",
             Family::kTransform,
             {{{.field = &Config::log,
                .name = "log",
-               .help = "what a new medium has for the sums of recent writes",
+               .help = "what a new medium has for the sums of recent writes, 0 for a 16th of it, 1M to 16M",
                .unit = Unit::kBytes,
-               .min = ChecksumGeometry::kMinSlots * ChecksumGeometry::kPage,
                .max = 64 << 20,
                .shapes_medium = true},
               {.field = &Config::stage,
@@ -153,7 +167,10 @@ struct Checksum {
                .name = "table-cache",
                .help = "memory for checksums",
                .unit = Unit::kBytes,
-               .min = ChecksumTable::kMinCache}}}};
+               .min = ChecksumTable::kMinCache},
+              {.field = &Config::inline_commits,
+               .name = "inline-commits",
+               .help = "commit in the thread that fills the stage, and have no other"}}}};
   }
 
   static std::string FormatName() { return absl::StrFormat("checksum(%s,%d)", Hash::kName, kBlock); }
@@ -164,8 +181,9 @@ struct Checksum {
     superblock.version = kVersion;
     superblock.uuid = superblock.set_uuid = NewUuid();
     superblock.medium_size = Below::Size(below);
+    const uint64_t log = config.log != 0 ? config.log : ChecksumGeometry::DefaultLog(superblock.medium_size);
     const absl::StatusOr<ChecksumGeometry> geometry =
-        ChecksumGeometry::Plan(superblock.medium_size, config.log, kBlock, Hash::kBytes, superblock.uuid);
+        ChecksumGeometry::Plan(superblock.medium_size, log, kBlock, Hash::kBytes, superblock.uuid);
     if (!geometry.ok()) return geometry.status();
     superblock.size = geometry->blocks * kBlock;
     superblock.block_size = kBlock;
@@ -194,23 +212,18 @@ struct Checksum {
     self.superblock = *superblock;
     const absl::StatusOr<ChecksumGeometry> geometry = ChecksumGeometry::From(*superblock, Hash::kBytes);
     if (!geometry.ok()) return geometry.status();
-    DeviceIoOf<Below> io(self.below);
-    return self.store.Open(io, *geometry, SumBlocks<Hash>,
-                           {config.stage, config.table_cache, kHeadBytes, buse::Writable<Below>(self.below)});
+    self.io.emplace(self.below);
+    // One call at a time below is also none of the committer's beside others.
+    const bool committer = kConcurrency == Concurrency::kParallel && !config.inline_commits;
+    return self.store.Open(*self.io, *geometry, SumBlocks<Hash>,
+                           {config.stage, config.table_cache, kHeadBytes, buse::Writable<Below>(self.below), committer});
   }
 
   static uint64_t Size(const State& self) { return self.store.geometry().blocks * kBlock; }
 
   static absl::Status Read(State& self, uint64_t offset, Bytes out) {
-    Damage damage;
-    for (uint64_t at = 0; at < out.size(); at += kPiece) {
-      const Bytes piece = out.subspan(at, std::min(kPiece, out.size() - at));
-      if (absl::Status status = ReadPiece(self, (offset + at) / kBlock, piece, damage); !status.ok()) return status;
-    }
-    if (damage.blocks == 0) return absl::OkStatus();
-    return absl::DataLossError(
-        absl::StrFormat("checksum: wrong bytes in %d of %d blocks of %d bytes at offset %d, the first at offset %d",
-                        damage.blocks, out.size() / kBlock, kBlock, offset, damage.first * kBlock));
+    DeviceIoOf<Below> io(self.below);
+    return ChecksumReader(io, self.store, kHashFunctions<Hash>).Read(offset, out);
   }
 
   static absl::Status Write(State& self, uint64_t offset, ConstBytes in) requires CanWrite<Below> {
@@ -261,94 +274,13 @@ struct Checksum {
     if (!flaws.ok()) return flaws.status();
     for (const std::string& flaw : *flaws) report.flawed(flaw);
     self.store.CheckHeads(io, report);
-    auto piece = std::make_unique<std::array<std::byte, kPiece>>();
-    for (uint64_t at = 0; at < Size(self);) {
-      const auto known = self.store.ZeroesFrom(io, at / kBlock, (Size(self) - at) / kBlock);
-      const bool skip = known.ok() && known->kind != Extent::Kind::kData;
-      const uint64_t end = known.ok() ? at + known->count * kBlock : std::min(at + kPiece, Size(self));
-      for (; at < end && !skip; at = std::min(at + kPiece, end)) {
-        CheckPiece(self, at, Bytes(*piece).first(std::min(kPiece, end - at)), report);
-        report.progress(at, Size(self));
-      }
-      at = end;
-      report.progress(at, Size(self));
-    }
+    ChecksumReader(io, self.store, kHashFunctions<Hash>).Check(report);
     return absl::OkStatus();
   }
 
  private:
-  using Held = ChecksumStore::Held;
-
   static constexpr uint64_t kHeadBytes = std::max<uint64_t>(ChecksumHead::kBytes, Below::kBlockSize);
-  // What is read and verified at once: little enough to stay near the processor, and its sums on the stack.
-  static constexpr uint64_t kPiece =
-      std::min<uint64_t>({(128 << 10) / kBlock, 2048 / Hash::kBytes, WriteStage::kMaxGet}) * kBlock;
   static constexpr int kMostExtents = 64;
-
-  struct Damage {
-    uint64_t blocks = 0;
-    uint64_t first = 0;
-  };
-
-  static absl::Status ReadPiece(State& self, uint64_t first, Bytes out, Damage& damage) {
-    Damage found;
-    if (absl::Status status = TryReadPiece(self, first, out, found); !status.ok()) return status;
-    if (found.blocks == 0) return absl::OkStatus();
-    // Either it is damaged, or what was read was being written.
-    const auto lock = self.store.ExcludeCommits();
-    found = {};
-    absl::Status status = TryReadPiece(self, first, out, found);
-    if (damage.blocks == 0) damage.first = found.first;
-    damage.blocks += found.blocks;
-    return status;
-  }
-
-  static absl::Status TryReadPiece(State& self, uint64_t first, Bytes out, Damage& damage) {
-    Held held;
-    self.store.ReadHeld(first, out, held);
-    if (held.none()) return ReadBelow(self, first, out, damage);
-    const uint64_t count = out.size() / kBlock;
-    for (uint64_t at = 0; at < count;) {
-      uint64_t end = at;
-      while (end < count && held[end] == held[at]) ++end;
-      if (!held[at]) {
-        absl::Status status = ReadBelow(self, first + at, out.subspan(at * kBlock, (end - at) * kBlock), damage);
-        if (!status.ok()) return status;
-      }
-      at = end;
-    }
-    return absl::OkStatus();
-  }
-
-  static absl::Status ReadBelow(State& self, uint64_t first, Bytes out, Damage& damage) {
-    if (absl::Status status = Below::Read(self.below, self.store.geometry().OffsetOf(first), out); !status.ok()) return status;
-    DeviceIoOf<Below> io(self.below);
-    std::array<std::byte, kPiece / kBlock * Hash::kBytes> sums;
-    const uint64_t count = out.size() / kBlock;
-    if (absl::Status status = self.store.Sums(io, first, count, sums.data()); !status.ok()) return status;
-    std::array<std::byte, kPiece / kBlock * Hash::kBytes> actual;
-    SumBlocks<Hash>(self.store.geometry().salt, first, out, kBlock, actual.data());
-    if (std::memcmp(actual.data(), sums.data(), count * Hash::kBytes) == 0) [[likely]]
-      return absl::OkStatus();
-    for (uint64_t i = 0; i < count; ++i) {
-      if (std::memcmp(actual.data() + i * Hash::kBytes, sums.data() + i * Hash::kBytes, Hash::kBytes) == 0) continue;
-      if (damage.blocks++ == 0) damage.first = first + i;
-    }
-    return absl::OkStatus();
-  }
-
-  // Block by block where there is something wrong.
-  static void CheckPiece(State& self, uint64_t offset, Bytes piece, const CheckReport& report) {
-    if (Read(self, offset, piece).ok()) return;
-    for (uint64_t at = 0; at < piece.size(); at += kBlock) {
-      absl::Status status = Read(self, offset + at, piece.subspan(at, kBlock));
-      if (absl::IsDataLoss(status)) {
-        report.damaged({offset + at, kBlock}, "the bytes do not have the sum that they had when they were written");
-      } else if (!status.ok()) {
-        report.damaged({offset + at, kBlock}, status.message());
-      }
-    }
-  }
 };
 
 }  // namespace buse

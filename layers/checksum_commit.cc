@@ -62,11 +62,22 @@ class Coalescer {
 
 }  // namespace
 
-// While one thread commits what is sealed, the others fill the stage that then is active.
+void ChecksumStore::CommitIfFull(DeviceIo& io) {
+  const CommitLock lock(*this);
+  if (stages_[active_.load()].full()) committer_.Remember(CommitAll(io, false));
+}
+
+// While one thread commits what is sealed, the others fill the stage that then is active. If that is full too, they wait.
 absl::Status ChecksumStore::MakeRoom(DeviceIo& io, const WriteStage& full) {
   for (;;) {
     const uint32_t seen = progress_.load();
     if (&stages_[active_.load()] != &full || !full.full()) return absl::OkStatus();
+    if (committer_.started()) {
+      if (absl::Status status = committer_.TakeError(); !status.ok()) return status;
+      committer_.Ask();
+      progress_.wait(seen);
+      continue;
+    }
     if (!commit_.try_lock()) {
       progress_.wait(seen);
       continue;
@@ -109,7 +120,7 @@ absl::Status ChecksumStore::Commit(DeviceIo& io, bool journal) {
     }
     if (absl::Status status = PutInPlace(io); !status.ok()) return status;
     absl::Status status;
-    sealed_->ForEachPiece(batch_begin_, batch_end_, [&](const WriteStage::Piece& piece) {
+    sealed_->ForEachRun(batch_begin_, batch_end_, [&](const WriteStage::Piece& piece) {
       status = PutSums(io, piece.first, piece.count, piece.sums);
       return status.ok();
     });
@@ -198,7 +209,7 @@ absl::Status ChecksumStore::PutInPlace(DeviceIo& io) {
     const uint64_t count = std::exchange(zeroes.count, 0);
     return io.Zero({geometry_.OffsetOf(zeroes.first), count * geometry_.block_size}, true);
   };
-  sealed_->ForEachPiece(batch_begin_, batch_end_, [&](const WriteStage::Piece& piece) {
+  sealed_->ForEachRun(batch_begin_, batch_end_, [&](const WriteStage::Piece& piece) {
     if (!piece.release) {
       status = writes.Add(geometry_.OffsetOf(piece.first), {piece.data, piece.count * geometry_.block_size});
     } else if (zeroes.count > 0 && zeroes.first + zeroes.count == piece.first) {

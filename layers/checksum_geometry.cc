@@ -22,6 +22,10 @@ uint64_t SaltOf(const Uuid& uuid) {
 
 }  // namespace
 
+uint64_t ChecksumGeometry::DefaultLog(uint64_t medium_size) {
+  return std::clamp<uint64_t>(medium_size / 16 / kPage * kPage, 1 << 20, 16 << 20);
+}
+
 absl::StatusOr<ChecksumGeometry> ChecksumGeometry::Plan(uint64_t medium_size, uint64_t log_bytes, uint64_t block_size,
                                                         uint64_t sum_bytes, const Uuid& uuid) {
   if (log_bytes % kPage != 0 || log_bytes / kPage < kMinSlots) {

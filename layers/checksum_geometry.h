@@ -36,6 +36,9 @@ struct ChecksumGeometry {
   uint64_t table_pages() const { return (data - table) / kPage; }
   uint64_t OffsetOf(uint64_t block) const { return data + block * block_size; }
 
+  // A 16th of the medium, but no less than 1 MiB and no more than 16 MiB.
+  static uint64_t DefaultLog(uint64_t medium_size);
+
   // For a device below of `medium_size` bytes. kInvalidArgument where there is no room, or the log cannot have that size.
   static absl::StatusOr<ChecksumGeometry> Plan(uint64_t medium_size, uint64_t log_bytes, uint64_t block_size,
                                                uint64_t sum_bytes, const Uuid& uuid);

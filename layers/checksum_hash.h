@@ -9,6 +9,9 @@
 //   kBytes   of its value: 4, 8, 16 or 32
 //   kName    lower case, for fingerprints
 //   static void Compute(uint64_t salt, uint64_t block, ConstBytes bytes, std::byte* out)   `out` has kBytes
+// and, if it can tell this of up to 512 consecutive blocks in less time than their sums take,
+//   static bool AllMatch(uint64_t salt, uint64_t first, ConstBytes bytes, uint64_t block_size, const std::byte* sums)
+// False: some may not have their sums.
 
 #ifndef LAYERS_CHECKSUM_HASH_H_
 #define LAYERS_CHECKSUM_HASH_H_
@@ -23,11 +26,13 @@
 namespace buse {
 
 // CRC-32C (Castagnoli); detects every error of up to 32 adjacent bits, and 5 wrong bits anywhere in a block of up to
-// 512 bytes; of other damage one in 2^32 passes.
+// 512 bytes; of other damage one in 2^32 passes. AllMatch is one CRC over all blocks (crc32c_run.h): of damage to several of
+// them it lets as little pass, but of wrong bits that are far from each other in several blocks it surely detects 3.
 struct Crc32c {
   static constexpr size_t kBytes = 4;
   static constexpr const char* kName = "crc32c";
   static void Compute(uint64_t salt, uint64_t block, ConstBytes bytes, std::byte* out);
+  static bool AllMatch(uint64_t salt, uint64_t first, ConstBytes bytes, uint64_t block_size, const std::byte* sums);
 };
 
 // XXH3, 64 bits: of any damage, one in 2^64 passes. Not made against somebody who chooses what is written.
@@ -79,6 +84,20 @@ void SumBlocks(uint64_t salt, uint64_t first, ConstBytes bytes, uint64_t block_s
 }
 
 using SumFunction = void (*)(uint64_t salt, uint64_t first, ConstBytes bytes, uint64_t block_size, std::byte* out);
+
+// A hash for what is compiled once and not for each.
+struct HashFunctions {
+  size_t bytes;
+  SumFunction sum;
+  bool (*all_match)(uint64_t salt, uint64_t first, ConstBytes bytes, uint64_t block_size, const std::byte* sums) = nullptr;
+};
+
+template <class Hash>
+inline constexpr HashFunctions kHashFunctions = [] {
+  HashFunctions functions = {Hash::kBytes, SumBlocks<Hash>};
+  if constexpr (requires { &Hash::AllMatch; }) functions.all_match = Hash::AllMatch;
+  return functions;
+}();
 
 }  // namespace buse
 

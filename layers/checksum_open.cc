@@ -53,9 +53,13 @@ absl::Status ChecksumStore::Open(DeviceIo& io, const ChecksumGeometry& geometry,
   if (absl::Status status = scratch_.Open(kScratch); !status.ok()) return status;
   if (absl::Status status = head_page_.Open(kPage); !status.ok()) return status;
   zeroes_.reserve(1);
-  const CommitLock lock(*this);
-  if (absl::Status status = ReadHead(io); !status.ok()) return status;
-  return Recover(io, sum);
+  {
+    const CommitLock lock(*this);
+    if (absl::Status status = ReadHead(io); !status.ok()) return status;
+    if (absl::Status status = Recover(io, sum); !status.ok()) return status;
+  }
+  if (!options.writable || !options.committer) return absl::OkStatus();
+  return committer_.Start([this, &io] { CommitIfFull(io); });
 }
 
 void ChecksumStore::CheckHeads(DeviceIo& io, const CheckReport& report) {
@@ -126,12 +130,12 @@ absl::Status ChecksumStore::Redo(DeviceIo& io, const ChecksumRecovery& recovery)
     if (status.ok()) status = ZeroSums(io, zeroes.first, zeroes.count);
     if (!status.ok()) return status;
   }
-  for (const ChecksumRecovery::Block& block : recovery.blocks()) {
-    const uint64_t offset = geometry_.OffsetOf(block.number);
+  for (const ChecksumRecovery::Blocks& blocks : recovery.blocks()) {
+    const uint64_t offset = geometry_.OffsetOf(blocks.first);
     absl::Status status;
-    if (block.redo && block.content != nullptr) status = io.Write(offset, {block.content, geometry_.block_size});
-    if (block.redo && block.content == nullptr) status = io.Zero({offset, geometry_.block_size}, false);
-    if (status.ok()) status = PutSums(io, block.number, 1, block.sum.data());
+    if (blocks.redo && blocks.content != nullptr) status = io.Write(offset, {blocks.content, geometry_.block_size});
+    if (blocks.redo && blocks.content == nullptr) status = io.Zero({offset, geometry_.block_size}, false);
+    if (status.ok() && blocks.sums != nullptr) status = PutSums(io, blocks.first, blocks.count, blocks.sums);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -141,11 +145,14 @@ absl::Status ChecksumStore::Redo(DeviceIo& io, const ChecksumRecovery& recovery)
 absl::Status ChecksumStore::Overlay(const ChecksumRecovery& recovery) {
   for (const ChecksumRecovery::Zeroes& zeroes : recovery.zeroes()) zeroes_.push_back({zeroes.first, zeroes.count, false});
   has_zeroes_.store(!zeroes_.empty());
-  for (const ChecksumRecovery::Block& block : recovery.blocks()) {
-    overlay_.push_back({block.number, block.sum});
-    if (!block.redo) continue;
-    const uint64_t taken = block.content != nullptr ? stages_[0].Put(block.number, {block.content, geometry_.block_size})
-                                                    : stages_[0].PutZeroes(block.number, 1, false);
+  for (const ChecksumRecovery::Blocks& blocks : recovery.blocks()) {
+    if (blocks.sums != nullptr) {
+      overlay_.push_back({blocks.first, blocks.count, overlay_sums_.size()});
+      overlay_sums_.insert(overlay_sums_.end(), blocks.sums, blocks.sums + blocks.count * geometry_.sum_bytes);
+    }
+    if (!blocks.redo) continue;
+    const uint64_t taken = blocks.content != nullptr ? stages_[0].Put(blocks.first, {blocks.content, geometry_.block_size})
+                                                     : stages_[0].PutZeroes(blocks.first, 1, false);
     if (taken == 1) continue;
     return absl::FailedPreconditionError(absl::StrFormat(
         "checksum: the device was not flushed when it was last used, and what is to be written again does not fit into a stage "

@@ -49,14 +49,20 @@ void ChecksumRecovery::Collect() {
     uint64_t end;  // the sequence after it and its content
   };
   std::vector<Live> live;
+  uint64_t mentions = 0;
   for (uint64_t i = 0; i < geometry_.slots; ++i) {
-    const auto slot = LogSlot::Decode(geometry_, i, SlotAt(i), [](const LogRecord&) {});
+    uint64_t in_slot = 0;
+    const auto slot = LogSlot::Decode(geometry_, i, SlotAt(i), [&](const LogRecord& record) {
+      in_slot += record.kind == LogRecord::Kind::kContent ? record.count : 1;
+    });
     if (!slot.has_value() || slot->sequence <= head_.checkpoint) continue;
+    mentions += in_slot;
     live.push_back({slot->sequence, i, slot->sequence + 1 + slot->content_slots});
     // Content may look like anything, so also like a slot.
     i += slot->content_slots;
   }
   std::sort(live.begin(), live.end(), [](const Live& a, const Live& b) { return a.sequence < b.sequence; });
+  mentions_.reserve(mentions);
   uint64_t next = head_.checkpoint + 1;
   for (const Live& slot : live) {
     complete_ = complete_ && (slot.sequence <= next || next > head_.logged);
@@ -77,62 +83,89 @@ void ChecksumRecovery::AddRecord(const LogRecord& record, bool settled, const st
     ranges_.push_back({record.first, record.count, order, nullptr, nullptr, settled});
     return;
   }
+  if (record.kind == LogRecord::Kind::kSums) {
+    mentions_.push_back({record.first, record.count, order, record.sums, nullptr, settled});
+    return;
+  }
   for (uint64_t i = 0; i < record.count; ++i) {
     const uint64_t number = record.first + i;
     Mention mention = {number, 1, order + i, record.sums + i * geometry_.sum_bytes, nullptr, settled};
-    if (record.kind == LogRecord::Kind::kContent && !IsZeroSum(mention.sum)) {
-      if (content_end - content >= static_cast<ptrdiff_t>(geometry_.block_size)) {
-        Sum sum;
-        sum_(geometry_.salt, number, {content, geometry_.block_size}, geometry_.block_size, sum.data());
-        // Damaged content is none, and then the sum is still good for what is in place.
-        if (std::memcmp(sum.data(), mention.sum, geometry_.sum_bytes) == 0) mention.content = content;
-        content += geometry_.block_size;
-      }
+    if (!IsZeroSum(mention.sums) && content_end - content >= static_cast<ptrdiff_t>(geometry_.block_size)) {
+      Sum sum;
+      sum_(geometry_.salt, number, {content, geometry_.block_size}, geometry_.block_size, sum.data());
+      // Damaged content is none, and then the sum is still good for what is in place.
+      if (std::memcmp(sum.data(), mention.sums, geometry_.sum_bytes) == 0) mention.content = content;
+      content += geometry_.block_size;
     }
     mentions_.push_back(mention);
   }
 }
 
-void ChecksumRecovery::Resolve(uint64_t number, const std::byte* sum, const Mention* redo) {
-  Block block = {number, {}, redo != nullptr, redo != nullptr ? redo->content : nullptr};
-  if (sum != nullptr) std::memcpy(block.sum.data(), sum, geometry_.sum_bytes);
-  blocks_.push_back(block);
+ChecksumRecovery::Sweep::Sweep(std::vector<Mention>& mentions) : mentions_(mentions) {
+  std::sort(mentions.begin(), mentions.end(), [](const Mention& a, const Mention& b) { return a.first < b.first; });
 }
 
-absl::Status ChecksumRecovery::Decide(DeviceIo& io, std::span<const Mention* const> newest_first,
+bool ChecksumRecovery::Sweep::Find(uint64_t& number) {
+  MoveTo(number);
+  if (!here_.empty()) return true;
+  if (next_ == mentions_.size()) return false;
+  number = mentions_[next_].first;
+  MoveTo(number);
+  return true;
+}
+
+void ChecksumRecovery::Sweep::MoveTo(uint64_t number) {
+  for (; next_ < mentions_.size() && mentions_[next_].first <= number; ++next_) here_.push_back(&mentions_[next_]);
+  std::erase_if(here_, [&](const Mention* mention) { return number - mention->first >= mention->count; });
+}
+
+void ChecksumRecovery::Resolve(uint64_t number, const std::byte* sum, const Mention* redo) {
+  if (redo == nullptr && !blocks_.empty()) {
+    Blocks& last = blocks_.back();
+    const std::byte* next = last.sums == nullptr ? nullptr : last.sums + last.count * geometry_.sum_bytes;
+    if (!last.redo && last.first + last.count == number && sum == next) {
+      ++last.count;
+      return;
+    }
+  }
+  blocks_.push_back({number, 1, sum, redo != nullptr, redo != nullptr ? redo->content : nullptr});
+}
+
+absl::Status ChecksumRecovery::Decide(DeviceIo& io, uint64_t number, std::span<const Mention* const> newest_first,
                                       absl::FunctionRef<absl::Status(uint64_t block, std::byte* sum)> table) {
   const Mention& newest = *newest_first.front();
-  const uint64_t number = newest.first;
-  if (newest.settled || CarriesContent(newest)) {
-    Resolve(number, newest.sum, newest.settled ? nullptr : &newest);
+  if (newest.settled || CarriesContent(newest, number)) {
+    Resolve(number, SumOf(newest, number), newest.settled ? nullptr : &newest);
     return absl::OkStatus();
   }
   const std::byte* bytes = reader_.Get(io, geometry_, number);
   if (bytes == nullptr) {
-    Resolve(number, newest.sum, nullptr);
+    Resolve(number, SumOf(newest, number), nullptr);
     return absl::OkStatus();
   }
   Sum actual;
   sum_(geometry_.salt, number, {bytes, geometry_.block_size}, geometry_.block_size, actual.data());
   const Mention* redo = nullptr;  // the newest content
-  Sum base = {};
+  const std::byte* sum = nullptr;
   bool matches = false;
   auto mention = newest_first.begin();
   for (; mention != newest_first.end() && !matches; ++mention) {
-    const std::byte* sum = (*mention)->sum != nullptr ? (*mention)->sum : base.data();
-    if (redo == nullptr && !(*mention)->settled && CarriesContent(**mention)) redo = *mention;
+    sum = SumOf(**mention, number);
+    if (redo == nullptr && !(*mention)->settled && CarriesContent(**mention, number)) redo = *mention;
     matches = std::memcmp(sum, actual.data(), geometry_.sum_bytes) == 0;
     if ((*mention)->settled) break;
   }
   // Nothing is settled: there may be what was there before.
   if (!matches && mention == newest_first.end()) {
+    Sum base;
     if (absl::Status status = table(number, base.data()); !status.ok()) return status;
     matches = std::memcmp(base.data(), actual.data(), geometry_.sum_bytes) == 0;
+    sum = nullptr;
   }
   if (!matches) {
-    Resolve(number, newest.sum, nullptr);
+    Resolve(number, SumOf(newest, number), nullptr);
   } else {
-    Resolve(number, redo != nullptr ? redo->sum : actual.data(), redo);
+    Resolve(number, redo != nullptr ? SumOf(*redo, number) : sum, redo);
   }
   return absl::OkStatus();
 }
@@ -141,23 +174,19 @@ absl::Status ChecksumRecovery::Run(DeviceIo& io, absl::FunctionRef<absl::Status(
   if (absl::Status status = ReadLog(io); !status.ok()) return status;
   if (absl::Status status = reader_.Allocate(); !status.ok()) return status;
   Collect();
-  std::stable_sort(mentions_.begin(), mentions_.end(), [](const Mention& a, const Mention& b) { return a.first < b.first; });
+  Sweep sums(mentions_);
+  Sweep ranges(ranges_);
   std::vector<const Mention*> newest_first;
-  for (size_t begin = 0; begin < mentions_.size();) {
-    newest_first.clear();
-    const uint64_t number = mentions_[begin].first;
-    size_t end = begin;
-    for (; end < mentions_.size() && mentions_[end].first == number; ++end) newest_first.push_back(&mentions_[end]);
-    for (const Mention& range : ranges_) {
-      if (number - range.first < range.count) newest_first.push_back(&range);
-    }
+  for (uint64_t number = 0; sums.Find(number); ++number) {
+    ranges.MoveTo(number);
+    newest_first = sums.here();
+    newest_first.insert(newest_first.end(), ranges.here().begin(), ranges.here().end());
     std::sort(newest_first.begin(), newest_first.end(), [](const Mention* a, const Mention* b) {
       return BUSE_DEFECT("checksum-recovery-takes-oldest") ? a->order < b->order : a->order > b->order;
     });
-    begin = end;
     // Where zeroes are the newest, the block is one of many in their range.
-    if (newest_first.front()->sum == nullptr) continue;
-    if (absl::Status status = Decide(io, newest_first, table); !status.ok()) return status;
+    if (newest_first.front()->sums == nullptr) continue;
+    if (absl::Status status = Decide(io, number, newest_first, table); !status.ok()) return status;
   }
   SplitZeroes();
   return absl::OkStatus();
@@ -168,11 +197,12 @@ void ChecksumRecovery::SplitZeroes() {
   for (const Mention& range : ranges_) {
     uint64_t at = range.first;
     const uint64_t end = range.first + range.count;
-    const auto first = std::lower_bound(blocks_.begin(), blocks_.end(), at,
-                                        [](const Block& block, uint64_t number) { return block.number < number; });
-    for (auto block = first; block != blocks_.end() && block->number < end; ++block) {
-      if (block->number > at) zeroes_.push_back({at, block->number - at, complete_ && !range.settled});
-      at = block->number + 1;
+    const auto first = std::lower_bound(blocks_.begin(), blocks_.end(), at, [](const Blocks& blocks, uint64_t number) {
+      return blocks.first + blocks.count <= number;
+    });
+    for (auto blocks = first; blocks != blocks_.end() && blocks->first < end; ++blocks) {
+      if (blocks->first > at) zeroes_.push_back({at, blocks->first - at, complete_ && !range.settled});
+      at = blocks->first + blocks->count;
     }
     if (at < end) zeroes_.push_back({at, end - at, complete_ && !range.settled});
   }

@@ -10,6 +10,8 @@
 //   - What is only a sum is the block's sum if the block has it. If not, older ones are looked at.
 //   - A block that has none of these sums is damaged: it keeps the newest, so that reading it fails. That includes older
 //     content, which therefore is only written over a block that has one of the sums older than that.
+//
+// Memory: the log, 48 bytes for each record in it (and each block of content), and 40 for each run of blocks that was found.
 
 #ifndef LAYERS_CHECKSUM_RECOVERY_H_
 #define LAYERS_CHECKSUM_RECOVERY_H_
@@ -33,13 +35,11 @@ namespace buse {
 
 class ChecksumRecovery {
  public:
-  static constexpr size_t kMaxSum = 32;
-  using Sum = std::array<std::byte, kMaxSum>;
-
-  // A block that was written since the checkpoint.
-  struct Block {
-    uint64_t number;
-    Sum sum;
+  // Blocks that were written since the checkpoint: one, or several of which nothing is to be written.
+  struct Blocks {
+    uint64_t first;
+    uint64_t count;
+    const std::byte* sums;     // one behind the other; absent: as in the table
     bool redo;                 // the content is to be written
     const std::byte* content;  // zeroes if absent
   };
@@ -62,19 +62,39 @@ class ChecksumRecovery {
   uint64_t last() const { return last_; }
   // Whether every slot is there that the head knows of.
   bool complete() const { return complete_; }
-  // Ascending. No block is in a range of zeroes.
-  const std::vector<Block>& blocks() const { return blocks_; }
+  // Ascending. No block is in a range of zeroes. What they point to lives as long as this.
+  const std::vector<Blocks>& blocks() const { return blocks_; }
   const std::vector<Zeroes>& zeroes() const { return zeroes_; }
 
  private:
-  // Something logged about one block, or about a range of them.
+  static constexpr size_t kMaxSum = 32;
+  using Sum = std::array<std::byte, kMaxSum>;
+  static constexpr Sum kZeroSum = {};
+
+  // A record, or one block of a record with content.
   struct Mention {
     uint64_t first;
     uint64_t count;
     uint64_t order;
-    const std::byte* sum;      // absent: zeroes
-    const std::byte* content;  // absent: none, or zeroes
+    const std::byte* sums;     // absent: zeroes
+    const std::byte* content;  // of one block; absent: none, or zeroes
     bool settled;
+  };
+
+  // Mentions, as the blocks are gone through in ascending order.
+  class Sweep {
+   public:
+    // Sorts them.
+    explicit Sweep(std::vector<Mention>& mentions);
+    // To the first block from `number` on that is mentioned. False: there is none.
+    bool Find(uint64_t& number);
+    void MoveTo(uint64_t number);
+    const std::vector<const Mention*>& here() const { return here_; }
+
+   private:
+    const std::vector<Mention>& mentions_;
+    size_t next_ = 0;
+    std::vector<const Mention*> here_;
   };
 
   // Reads blocks in place, more at once the longer they are consecutive.
@@ -97,11 +117,14 @@ class ChecksumRecovery {
   void AddRecord(const LogRecord& record, bool settled, const std::byte*& content, const std::byte* content_end);
   void SplitZeroes();
   bool IsZeroSum(const std::byte* sum) const;
-  bool CarriesContent(const Mention& mention) const {
-    return complete_ && (mention.sum == nullptr || mention.content != nullptr || IsZeroSum(mention.sum));
+  const std::byte* SumOf(const Mention& mention, uint64_t number) const {
+    return mention.sums == nullptr ? kZeroSum.data() : mention.sums + (number - mention.first) * geometry_.sum_bytes;
+  }
+  bool CarriesContent(const Mention& mention, uint64_t number) const {
+    return complete_ && (mention.content != nullptr || IsZeroSum(SumOf(mention, number)));
   }
   // Decides about one block from what was logged about it, the newest first.
-  absl::Status Decide(DeviceIo& io, std::span<const Mention* const> newest_first,
+  absl::Status Decide(DeviceIo& io, uint64_t number, std::span<const Mention* const> newest_first,
                       absl::FunctionRef<absl::Status(uint64_t block, std::byte* sum)> table);
   void Resolve(uint64_t number, const std::byte* sum, const Mention* redo);
 
@@ -112,9 +135,9 @@ class ChecksumRecovery {
   Reader reader_;
   uint64_t last_ = 0;
   bool complete_ = true;
-  std::vector<Mention> mentions_;  // of one block each
-  std::vector<Mention> ranges_;
-  std::vector<Block> blocks_;
+  std::vector<Mention> mentions_;  // of sums
+  std::vector<Mention> ranges_;    // of zeroes
+  std::vector<Blocks> blocks_;
   std::vector<Zeroes> zeroes_;
 };
 

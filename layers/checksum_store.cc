@@ -35,7 +35,11 @@ absl::Status ChecksumStore::Stage(DeviceIo& io, uint64_t first, uint64_t count, 
     WriteStage& stage = EnterActive(index);
     done += put(stage, first + done, done, count - done);
     LeaveActive(index);
-    if (done == count) return absl::OkStatus();
+    if (done == count) {
+      // Early, so that the next one need not wait.
+      if (committer_.started() && stage.full()) committer_.Ask();
+      return absl::OkStatus();
+    }
     if (absl::Status status = MakeRoom(io, stage); !status.ok()) return status;
   }
 }
@@ -64,6 +68,7 @@ void ChecksumStore::ReadHeldSlowly(uint64_t first, Bytes out, Held& held) {
   // found was put in place.
   const size_t active = active_.load();
   for (size_t index : {active, 1 - active}) {
+    if (BUSE_DEFECT("checksum-sealed-not-read") && index != active) continue;
     if (!stages_[index].empty()) stages_[index].Get(first, out, held);
   }
   if (!has_zeroes_.load(std::memory_order_acquire)) return;
@@ -81,10 +86,15 @@ void ChecksumStore::ReadHeldSlowly(uint64_t first, Bytes out, Held& held) {
 absl::Status ChecksumStore::Sums(DeviceIo& io, uint64_t first, uint64_t count, std::byte* out) {
   absl::Status status = table_.Get(io, first, count, out);
   if (overlay_.empty() || !status.ok()) return status;
-  auto over = std::lower_bound(overlay_.begin(), overlay_.end(), first,
-                               [](const Overlaid& overlaid, uint64_t block) { return overlaid.block < block; });
-  for (; over != overlay_.end() && over->block < first + count; ++over) {
-    std::memcpy(out + (over->block - first) * geometry_.sum_bytes, over->sum.data(), geometry_.sum_bytes);
+  const uint64_t size = geometry_.sum_bytes;
+  auto over = std::lower_bound(overlay_.begin(), overlay_.end(), first, [](const Overlaid& overlaid, uint64_t block) {
+    return overlaid.first + overlaid.count <= block;
+  });
+  for (; over != overlay_.end() && over->first < first + count; ++over) {
+    const uint64_t begin = std::max(first, over->first);
+    const uint64_t end = std::min(first + count, over->first + over->count);
+    const std::byte* sums = overlay_sums_.data() + over->at + (begin - over->first) * size;
+    std::memcpy(out + (begin - first) * size, sums, (end - begin) * size);
   }
   return status;
 }
@@ -136,7 +146,21 @@ absl::Status ChecksumStore::FinishZeroes(DeviceIo& io) {
 
 absl::Status ChecksumStore::Flush(DeviceIo& io) {
   if (!options_.writable) return absl::OkStatus();
-  const CommitLock lock(*this);
+  if (BUSE_DEFECT("checksum-flush-past-committer")) {
+    if (!commit_.try_lock()) return absl::OkStatus();
+    commit_.unlock();
+  }
+  absl::Status status;
+  {
+    const CommitLock lock(*this);
+    status = FlushLocked(io);
+  }
+  // What failed may have been lost below though it is said to be durable there now.
+  status.Update(committer_.TakeError());
+  return status;
+}
+
+absl::Status ChecksumStore::FlushLocked(DeviceIo& io) {
   if (BUSE_DEFECT("checksum-early-acknowledgement") && !unflushed_) return absl::OkStatus();
   if (absl::Status status = CommitAll(io, true); !status.ok()) return status;
   if (unflushed_) return Settle(io);

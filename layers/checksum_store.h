@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "buse/device.h"
 #include "buse/medium.h"
+#include "layers/checksum_committer.h"
 #include "layers/checksum_geometry.h"
 #include "layers/checksum_hash.h"
 #include "layers/checksum_log.h"
@@ -44,13 +45,14 @@ class ChecksumStore {
     uint64_t table_cache = 0;  // bytes
     uint64_t head_bytes = 0;   // what a head is written in
     bool writable = false;
+    bool committer = false;  // a full stage is committed by a thread of its own
   };
 
   // Writes all but the superblock. Not durable.
   static absl::Status Format(DeviceIo& io, const ChecksumGeometry& geometry, uint64_t head_bytes, bool can_trim,
                              Progress progress);
 
-  // Once, before anything else. Recovers. kDataLoss where no head is intact.
+  // Once, before anything else. Recovers. `io` must live as long as this. kDataLoss where no head is intact.
   absl::Status Open(DeviceIo& io, const ChecksumGeometry& geometry, SumFunction sum, const Options& options);
 
   const ChecksumGeometry& geometry() const { return geometry_; }
@@ -92,6 +94,7 @@ class ChecksumStore {
   absl::Status Write(DeviceIo& io, uint64_t first, ConstBytes in);
   // `release`: by Trim where there is one.
   absl::Status Zero(DeviceIo& io, uint64_t first, uint64_t count, bool release);
+  // Commits in the calling thread, after the committer. Also tells what the committer failed with, even if that is repaired.
   absl::Status Flush(DeviceIo& io);
 
   // Reports copies of the head and slots of the log that are damaged or cannot be read.
@@ -104,8 +107,9 @@ class ChecksumStore {
     bool release = false;
   };
   struct Overlaid {
-    uint64_t block;
-    ChecksumRecovery::Sum sum;
+    uint64_t first;
+    uint64_t count;
+    uint64_t at;  // in overlay_sums_
   };
 
   void ReadHeldSlowly(uint64_t first, Bytes out, Held& held);
@@ -116,6 +120,8 @@ class ChecksumStore {
   WriteStage& EnterActive(size_t& index);
   void LeaveActive(size_t index);
 
+  // What the committer does.
+  void CommitIfFull(DeviceIo& io);
   // Sees to it that the active stage is not `full`, or not full any more.
   absl::Status MakeRoom(DeviceIo& io, const WriteStage& full);
   void TellProgress() {
@@ -125,6 +131,7 @@ class ChecksumStore {
 
   // ---- The rest with commit_ held.
 
+  absl::Status FlushLocked(DeviceIo& io);
   // Finishes what an earlier failure left, and commits what is staged; in the log alone if `journal` and it is little.
   absl::Status CommitAll(DeviceIo& io, bool journal);
   void Seal();
@@ -161,7 +168,8 @@ class ChecksumStore {
   std::atomic<bool> has_zeroes_ = false;
   std::mutex zeroes_mutex_;
   std::vector<BlockRange> zeroes_;  // guarded by zeroes_mutex_, but changed with commit_ held
-  std::vector<Overlaid> overlay_;   // sums that a table that cannot be written does not have; does not change
+  std::vector<Overlaid> overlay_;   // sums that a table that cannot be written does not have; ascending; does not change
+  std::vector<std::byte> overlay_sums_;
 
   std::atomic<uint32_t> progress_ = 0;  // changes when another stage is active, and when commit_ was released
 
@@ -178,6 +186,8 @@ class ChecksumStore {
   uint64_t batch_begin_ = 0;       // pages of it: those before are done,
   uint64_t batch_end_ = 0;         // those from batch_begin_ to here are logged,
   bool batch_in_journal_ = false;  // with their content
+
+  ChecksumCommitter committer_;  // last: its thread uses the rest
 };
 
 }  // namespace buse

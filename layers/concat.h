@@ -131,6 +131,17 @@ struct Concat {
     });
   }
 
+  // A prefix, which ends where the first branch ends.
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires(CanResidency<B>&&...) {
+    return Split(self, range, [&](auto branch, Range there, uint64_t done) {
+      if (done > 0) return absl::OkStatus();
+      return At<branch>::Residency(std::get<branch>(self.below), there, [&](const Resident& resident) {
+        const uint64_t at = range.offset + (resident.range.offset - there.offset);
+        return emit({{at, resident.range.length}, resident.cached, resident.dirty});
+      });
+    });
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires(CanPrefetch<B> || ...) {
     return Split(self, range, [&](auto branch, Range there, uint64_t) {
       return buse::Prefetch<At<branch>>(std::get<branch>(self.below), there);

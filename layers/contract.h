@@ -167,6 +167,25 @@ struct Contract {
     return status;
   }
 
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    Entry entry(self, Operation::kResidency, range);
+    uint64_t next = range.offset;
+    bool more = true;
+    absl::Status status = Below::Residency(self.below, range, [&](const Resident& resident) {
+      const Range got = resident.range;
+      entry.Ensure(more, "Residency must emit nothing after it was told to stop");
+      entry.Ensure(got.length > 0 && got.offset == next && got.length <= range.end() - next,
+                   "what Residency emits must come in order, without gaps, not be empty and lie within the range");
+      entry.Ensure(got.length % kBlockSize == 0, "what Residency emits must be aligned to kBlockSize" + BlockSize());
+      entry.Ensure(resident.cached || !resident.dirty, "what Residency calls dirty must be cached");
+      next = got.end();
+      more = emit(resident);
+      return more;
+    });
+    if (status.ok()) entry.Ensure(next != range.offset, "Residency must emit something");
+    return status;
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     Entry entry(self, Operation::kPrefetch, range);
     return Below::Prefetch(self.below, range);

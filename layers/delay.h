@@ -104,6 +104,7 @@ struct DelayHook {
       case Operation::kExtents:
       case Operation::kPrefetch:
       case Operation::kResize:
+      case Operation::kResidency:
         break;
     }
     return 0;

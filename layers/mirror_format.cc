@@ -9,6 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "isa-l/crc.h"
+#include "layers/leg_heads.h"
+#include "layers/little_endian.h"
 
 namespace buse {
 namespace {
@@ -24,18 +26,6 @@ constexpr size_t kSectors = sizeof(MirrorPage) / kSector;
 static_assert(kLegAt + 16 * MirrorHead::kMostLegs <= kSumAt);
 static_assert(MirrorLayout::kPageWords * 8 == kSectors * kSectorBytes);
 
-template <class Number>
-void Put(std::byte* at, Number value) {
-  for (size_t i = 0; i < sizeof(value); ++i) at[i] = static_cast<std::byte>(value >> (8 * i));
-}
-
-template <class Number>
-Number Get(const std::byte* at) {
-  Number value = 0;
-  for (size_t i = 0; i < sizeof(value); ++i) value |= static_cast<Number>(at[i]) << (8 * i);
-  return value;
-}
-
 // CRC-32C of the UUID, the number and the sector but for its last four bytes.
 uint32_t Sum(const Uuid& uuid, uint64_t number, const std::byte* sector) {
   std::array<unsigned char, kSector + 20> bytes;
@@ -47,63 +37,47 @@ uint32_t Sum(const Uuid& uuid, uint64_t number, const std::byte* sector) {
 
 constexpr uint64_t kHeadNumber = UINT64_MAX;  // no sector of a bitmap has it
 
-// Where the two contradict each other: a number of a leg, or that of all legs.
-uint64_t Contradiction(const MirrorHead& newest, const MirrorHead& other) {
-  uint64_t leg = 0;
-  while (leg < newest.legs && (newest.leg[leg].since > other.event || newest.leg[leg] == other.leg[leg])) ++leg;
-  return leg;
-}
-
 }  // namespace
 
 void EncodeMirrorHead(const MirrorHead& head, const Uuid& uuid, MirrorPage& page) {
   page = {};
   std::memcpy(page.data(), MirrorHead::kMagic.data(), MirrorHead::kMagic.size());
-  Put(page.data() + kEventAt, head.event);
-  Put(page.data() + kLegsAt, head.legs);
+  PutLittleEndian(page.data() + kEventAt, head.event);
+  PutLittleEndian(page.data() + kLegsAt, head.legs);
   for (size_t i = 0; i < head.legs; ++i) {
-    Put(page.data() + kLegAt + 16 * i, head.leg[i].since);
-    Put(page.data() + kLegAt + 16 * i + 8, uint64_t{head.leg[i].failed});
+    PutLittleEndian(page.data() + kLegAt + 16 * i, head.leg[i].since);
+    PutLittleEndian(page.data() + kLegAt + 16 * i + 8, uint64_t{head.leg[i].failed});
   }
-  Put(page.data() + kSumAt, Sum(uuid, kHeadNumber, page.data()));
+  PutLittleEndian(page.data() + kSumAt, Sum(uuid, kHeadNumber, page.data()));
 }
 
 absl::optional<MirrorHead> DecodeMirrorHead(const MirrorPage& page, const Uuid& uuid) {
   if (std::memcmp(page.data(), MirrorHead::kMagic.data(), MirrorHead::kMagic.size()) != 0) return absl::nullopt;
-  if (Get<uint32_t>(page.data() + kSumAt) != Sum(uuid, kHeadNumber, page.data())) return absl::nullopt;
-  MirrorHead head = {.event = Get<uint64_t>(page.data() + kEventAt), .legs = Get<uint64_t>(page.data() + kLegsAt)};
+  if (GetLittleEndian<uint32_t>(page.data() + kSumAt) != Sum(uuid, kHeadNumber, page.data())) return absl::nullopt;
+  MirrorHead head = {.event = GetLittleEndian<uint64_t>(page.data() + kEventAt),
+                     .legs = GetLittleEndian<uint64_t>(page.data() + kLegsAt)};
   if (head.legs > MirrorHead::kMostLegs) return absl::nullopt;
   for (size_t i = 0; i < head.legs; ++i) {
-    head.leg[i].since = Get<uint64_t>(page.data() + kLegAt + 16 * i);
-    head.leg[i].failed = Get<uint64_t>(page.data() + kLegAt + 16 * i + 8) != 0;
+    head.leg[i].since = GetLittleEndian<uint64_t>(page.data() + kLegAt + 16 * i);
+    head.leg[i].failed = GetLittleEndian<uint64_t>(page.data() + kLegAt + 16 * i + 8) != 0;
   }
   return head;
 }
 
 absl::StatusOr<MirrorHead> NewestMirrorHead(std::span<const absl::optional<MirrorHead>> heads) {
-  size_t newest = heads.size();
-  for (size_t i = 0; i < heads.size(); ++i) {
-    if (heads[i] && (newest == heads.size() || heads[i]->event > heads[newest]->event)) newest = i;
-  }
-  if (newest == heads.size()) {
+  const LegHeads<MirrorHead> all(heads);
+  if (!all.found()) {
     return absl::DataLossError(
         "mirror: no leg has a head that can be read, so that nothing says which of them are in sync: restore one from a "
         "backup");
   }
   for (size_t i = 0; i < heads.size(); ++i) {
-    if (!heads[i]) continue;
-    const uint64_t leg = Contradiction(*heads[newest], *heads[i]);
-    if (leg == heads[newest]->legs) continue;
-    const auto view = [&](size_t owner) {
-      const MirrorHead::Leg& told = heads[owner]->leg[leg];
-      return absl::StrCat("leg ", owner, " (event ", heads[owner]->event, ") has leg ", leg,
-                          told.failed ? " failed" : " in sync", " since event ", told.since);
-    };
+    if (!all.Contradicts(i)) continue;
     return absl::FailedPreconditionError(absl::StrCat(
-        "mirror: the legs were changed apart from each other, so that none has all that was written: ", view(newest), ", but ",
-        view(i), ". Give all but one side as missing, with --degraded, and copy what the other has"));
+        "mirror: the legs were changed apart from each other, so that none has all that was written: ", all.Dispute(i),
+        ". Give all but one side as missing, with --degraded, and copy what the other has"));
   }
-  return *heads[newest];
+  return all.newest();
 }
 
 absl::StatusOr<MirrorLayout> LayOutMirror(uint64_t smallest_leg, uint64_t region, uint64_t block_size) {
@@ -144,7 +118,7 @@ void EncodeMirrorBits(std::span<const uint64_t> words, const Uuid& uuid, uint64_
   }
   for (size_t i = 0; i < kSectors; ++i) {
     std::byte* const sector = page.data() + i * kSector;
-    Put(sector + kSumAt, Sum(uuid, number * kSectors + i, sector));
+    PutLittleEndian(sector + kSumAt, Sum(uuid, number * kSectors + i, sector));
   }
 }
 
@@ -152,7 +126,7 @@ uint8_t DecodeMirrorBits(const MirrorPage& page, const Uuid& uuid, uint64_t numb
   uint8_t sound = 0;
   for (size_t i = 0; i < kSectors; ++i) {
     const std::byte* const sector = page.data() + i * kSector;
-    if (Get<uint32_t>(sector + kSumAt) != Sum(uuid, number * kSectors + i, sector)) continue;
+    if (GetLittleEndian<uint32_t>(sector + kSumAt) != Sum(uuid, number * kSectors + i, sector)) continue;
     sound |= static_cast<uint8_t>(1 << i);
     for (size_t at = 0; at < kSectorBytes; ++at) {
       const size_t byte = i * kSectorBytes + at;

@@ -11,37 +11,14 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "absl/status/status.h"
 #include "buse/device.h"
 #include "layers/defect.h"
+#include "layers/leg_mask.h"
 #include "layers/mirror_format.h"
 
 namespace buse {
 
 // Legs as bits of a number.
-using LegMask = uint32_t;
-constexpr LegMask Leg(size_t leg) { return LegMask{1} << leg; }
-constexpr bool Has(LegMask mask, size_t leg) { return (mask >> leg & 1) != 0; }
-constexpr bool HasMany(LegMask mask) { return (mask & (mask - 1)) != 0; }
-
-// Calls `use` with the number of each leg of the mask, in order.
-template <class Use>
-void ForEachLeg(LegMask mask, Use use) {
-  for (; mask != 0; mask &= mask - 1) use(static_cast<size_t>(std::countr_zero(mask)));
-}
-
-// Which legs failed one request, and the first error.
-struct LegErrors {
-  LegMask failed = 0;
-  absl::Status first;
-
-  void Add(size_t leg, const absl::Status& status) {
-    if (status.ok()) return;
-    failed |= Leg(leg);
-    first.Update(status);
-  }
-};
-
 class MirrorLegs {
  public:
   enum class State {

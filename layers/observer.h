@@ -123,6 +123,10 @@ struct Observer {
     return Around(self, {Operation::kExtents, range}, [&] { return Below::Extents(self.below, range, emit); });
   }
 
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    return Around(self, {Operation::kResidency, range}, [&] { return Below::Residency(self.below, range, emit); });
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     return Around(self, {Operation::kPrefetch, range}, [&] { return Below::Prefetch(self.below, range); });
   }

@@ -101,6 +101,12 @@ struct Offset {
     });
   }
 
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    return Below::Residency(self.below, Translate(self, range), [&](const Resident& resident) {
+      return emit({{resident.range.offset - self.start, resident.range.length}, resident.cached, resident.dirty});
+    });
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     return Below::Prefetch(self.below, Translate(self, range));
   }

@@ -21,14 +21,15 @@ enum class Operation {
   kPrefetch,
   kView,
   kResize,
+  kResidency,
 };
 
-inline constexpr size_t kOperations = 10;
+inline constexpr size_t kOperations = 11;
 
 // One lower-case word.
 constexpr const char* ToString(Operation operation) {
-  constexpr std::array<const char*, kOperations> kNames = {"read",         "write",   "flush",    "write-through", "trim",
-                                                           "write-zeroes", "extents", "prefetch", "view",          "resize"};
+  constexpr std::array<const char*, kOperations> kNames = {
+      "read", "write", "flush", "write-through", "trim", "write-zeroes", "extents", "prefetch", "view", "resize", "residency"};
   return kNames[static_cast<size_t>(operation)];
 }
 

@@ -270,6 +270,41 @@ uint64_t PageCache::Leading(Range range, bool cached) {
   return length;
 }
 
+void PageCache::Residency(Range range, EmitResident emit) {
+  Resident run = {{range.offset, 0}};
+  bool more = true;
+  const auto add = [&](uint64_t length, bool cached, bool dirty) {
+    const Resident next = {{run.range.end(), length}, cached, dirty};
+    if (run.range.length > 0 && !run.AlikeIn(next)) {
+      more = more && emit(run);
+      run = next;
+    } else {
+      run = {{run.range.offset, run.range.length + length}, cached, dirty};
+    }
+  };
+  uint64_t told = 0;
+  ForEachPiece(range, [&](const Piece& piece) {
+    Mask valid = 0, dirty = 0;
+    {
+      std::lock_guard lock(piece.shard.mutex);
+      if (const uint32_t slot = piece.Find(); slot != kNone) {
+        valid = piece.shard.page(slot).valid;
+        dirty = BUSE_DEFECT("cache-calls-clean-dirty") ? valid : piece.shard.page(slot).dirty;
+      }
+    }
+    if (valid == 0 && BUSE_DEFECT("cache-tells-of-pages-alone")) return true;
+    const uint64_t end = BUSE_DEFECT("cache-tells-whole-pages") ? kPage : piece.from + piece.length;
+    for (uint64_t from = piece.from; from < end;) {
+      const uint64_t sector = from >> sector_bits_;
+      const uint64_t next = std::min(end, (sector + 1) << sector_bits_);
+      add(next - from, (valid >> sector & 1) != 0, (dirty >> sector & 1) != 0);
+      from = next;
+    }
+    return more && ++told < kMostTold;
+  });
+  if (more && run.range.length > 0) emit(run);
+}
+
 // ---- What was written above.
 
 // Counts a page as dirty. False: no more may be.
@@ -463,10 +498,10 @@ void PageCache::Clear(Range range) {
     Shard& shard = piece.shard;
     Page& page = shard.page(slot);
     Clean(shard, slot, piece.page, piece.whole);
-    // Of a dirty sector the rest is still to be written, and what is cleared with it.
-    ForEachRun(piece, piece.touched & page.dirty,
-               [&](uint64_t from, uint64_t length) { std::memset(shard.bytes(slot) + from, 0, length); });
-    page.valid &= static_cast<Mask>(~piece.touched) | page.dirty;
+    // Of a sector that is not cleared as a whole, the rest may be dirty, or lent: nobody may store that once more.
+    const Mask kept = page.valid & piece.touched & static_cast<Mask>(~piece.whole);
+    ForEachRun(piece, kept, [&](uint64_t from, uint64_t length) { std::memset(shard.bytes(slot) + from, 0, length); });
+    page.valid &= static_cast<Mask>(~piece.whole);
     if (page.valid == 0 && page.pins.load(std::memory_order_acquire) == 0) shard.Discard(slot);
   });
 }

@@ -67,6 +67,11 @@ class PageCache {
   // not all are.
   uint64_t Leading(Range range, bool cached);
 
+  // Emits what of a prefix of the range is cached and dirty, of at most kMostTold pages. What changes meanwhile may be told
+  // either way.
+  void Residency(Range range, EmitResident emit);
+  static constexpr uint64_t kMostTold = 1 << 16;
+
   // ---- What was written above and is to be written below.
 
   enum class Obstacle {

@@ -67,6 +67,9 @@ class Pager {
   bool EmitWithDirty(const Extent& below, EmitExtent emit);
   absl::Status Held(Range range, absl::FunctionRef<absl::Status()> call);
 
+  // What of the range is cached, for a prefix.
+  void Residency(Range range, EmitResident emit) { pages_.Residency(range, emit); }
+
   uint64_t dirty_bytes() { return pages_.dirty_pages() * kPage; }
 
  private:

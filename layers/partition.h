@@ -132,6 +132,12 @@ struct Partition {
     });
   }
 
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    return Below::Residency(self.below, Translate(self, range), [&](const Resident& resident) {
+      return emit({{resident.range.offset - self.part.offset, resident.range.length}, resident.cached, resident.dirty});
+    });
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     return Below::Prefetch(self.below, Translate(self, range));
   }

@@ -65,6 +65,10 @@ struct Passthrough {
     return Below::Extents(self.below, range, emit);
   }
 
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    return Below::Residency(self.below, range, emit);
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     return Below::Prefetch(self.below, range);
   }

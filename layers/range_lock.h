@@ -102,6 +102,11 @@ struct RangeLock {
     return Below::Extents(self.below, range, emit);
   }
 
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    [[maybe_unused]] const auto lock = Lock(self, range);
+    return Below::Residency(self.below, range, emit);
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     [[maybe_unused]] const auto lock = Lock(self, range);
     return Below::Prefetch(self.below, range);

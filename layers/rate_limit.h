@@ -114,6 +114,7 @@ struct RateLimitHook {
       case Operation::kExtents:
       case Operation::kPrefetch:
       case Operation::kResize:
+      case Operation::kResidency:
         break;
     }
     return next();

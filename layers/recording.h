@@ -145,6 +145,12 @@ struct Recording {
     }
   }
 
+  // Not written down: it leaves no trace.
+  static absl::Status Residency(State& self, Range range,
+                                EmitResident emit) requires(CanResidency<Below>&& kBlockSize == Below::kBlockSize) {
+    return Below::Residency(self.below, range, emit);
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     return Note(self, Operation::kPrefetch, range, {}, Below::Prefetch(self.below, range));
   }

@@ -123,6 +123,17 @@ struct Retry {
     return Repeat(self, attempt, [&] { return !emitted; });
   }
 
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    bool emitted = false;
+    const auto attempt = [&] {
+      return Below::Residency(self.below, range, [&](const Resident& resident) {
+        emitted = true;
+        return emit(resident);
+      });
+    };
+    return Repeat(self, attempt, [&] { return !emitted; });
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     return Below::Prefetch(self.below, range);
   }

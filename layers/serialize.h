@@ -90,6 +90,11 @@ struct Serialize {
     return Below::Extents(self.below, range, emit);
   }
 
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<Below> {
+    std::lock_guard lock(self.mutex);
+    return Below::Residency(self.below, range, emit);
+  }
+
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<Below> {
     std::lock_guard lock(self.mutex);
     return Below::Prefetch(self.below, range);

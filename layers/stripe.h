@@ -29,31 +29,15 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "buse/description.h"
 #include "buse/device.h"
+#include "layers/repeat_tuple.h"
 
 namespace buse {
-
-namespace stripe_internal {
-
-// std::tuple<T, T, ...>
-template <class T, class Indexes>
-struct RepeatIndexed;
-template <class T, size_t... kIndex>
-struct RepeatIndexed<T, std::index_sequence<kIndex...>> {
-  template <size_t>
-  using Same = T;
-  using Type = std::tuple<Same<kIndex>...>;
-};
-template <class T, size_t kTimes>
-using Repeat = typename RepeatIndexed<T, std::make_index_sequence<kTimes>>::Type;
-
-}  // namespace stripe_internal
 
 template <size_t kLegs, Device B, uint64_t kChunk = 65536>
 struct Stripe {
@@ -62,10 +46,10 @@ struct Stripe {
                 "buse: the chunk of a Stripe is a power of two, up to 1 GiB");
   static_assert(kChunk % B::kBlockSize == 0, "buse: the chunk of a Stripe is a multiple of the legs' kBlockSize");
 
-  using Below = stripe_internal::Repeat<B, kLegs>;
+  using Below = RepeatTuple<B, kLegs>;
 
   struct Config {
-    stripe_internal::Repeat<typename B::Config, kLegs> below;
+    RepeatTuple<typename B::Config, kLegs> below;
   };
 
   struct State {
@@ -163,6 +147,15 @@ struct Stripe {
     }
     emit(merged);
     return absl::OkStatus();
+  }
+
+  // A prefix, which ends where the first chunk ends.
+  static absl::Status Residency(State& self, Range range, EmitResident emit) requires CanResidency<B> {
+    const size_t leg = LegOf(range.offset);
+    const Range there = {LegOffset(leg, range.offset), std::min(range.length, kChunk - range.offset % kChunk)};
+    return B::Residency(self.below[leg], there, [&](const Resident& resident) {
+      return emit({{DeviceOffset(leg, resident.range.offset), resident.range.length}, resident.cached, resident.dirty});
+    });
   }
 
   static absl::Status Prefetch(State& self, Range range) requires CanPrefetch<B> {

@@ -19,6 +19,7 @@
 #include "absl/strings/strip.h"
 #include "buse/size.h"
 #include "isa-l/crc.h"
+#include "layers/little_endian.h"
 
 namespace buse {
 namespace {
@@ -31,21 +32,11 @@ constexpr size_t kSector = 512;
 
 using Block = std::array<std::byte, Superblock::kBytes>;
 
-void Put32(std::byte* at, uint32_t value) {
-  for (int i = 0; i < 4; ++i) at[i] = static_cast<std::byte>(value >> (8 * i));
-}
-
-uint32_t Get32(const std::byte* at) {
-  uint32_t value = 0;
-  for (int i = 0; i < 4; ++i) value |= static_cast<uint32_t>(at[i]) << (8 * i);
-  return value;
-}
-
 // CRC-32C of a block whose own sum counts as zero.
 uint32_t Sum(ConstBytes bytes) {
   Block block;
   std::memcpy(block.data(), bytes.data(), block.size());
-  Put32(block.data() + kSumAt, 0);
+  PutLittleEndian(block.data() + kSumAt, uint32_t{0});
   return ~crc32_iscsi(reinterpret_cast<unsigned char*>(block.data()), static_cast<int>(block.size()), ~0u);
 }
 
@@ -168,28 +159,28 @@ std::array<std::byte, Superblock::kBytes> Encode(const Superblock& superblock) {
   }
   const std::string text = Text(superblock);
   assert(kTextAt + text.size() <= block.size() && "the text of a superblock has room");
-  Put32(block.data() + kVersionAt, Superblock::kSuperblockVersion);
-  Put32(block.data() + kLengthAt, static_cast<uint32_t>(text.size()));
+  PutLittleEndian(block.data() + kVersionAt, Superblock::kSuperblockVersion);
+  PutLittleEndian(block.data() + kLengthAt, static_cast<uint32_t>(text.size()));
   std::memcpy(block.data() + kTextAt, text.data(), text.size());
-  Put32(block.data() + kSumAt, Sum(block));
+  PutLittleEndian(block.data() + kSumAt, Sum(block));
   return block;
 }
 
 absl::StatusOr<Superblock> Decode(ConstBytes bytes) {
   assert(bytes.size() == Superblock::kBytes);
   if (!BeginsWithMagic(bytes)) return absl::NotFoundError("it is no superblock");
-  const uint32_t found = Get32(bytes.data() + kSumAt);
+  const uint32_t found = GetLittleEndian<uint32_t>(bytes.data() + kSumAt);
   const uint32_t wanted = Sum(bytes);
   if (found != wanted) {
     return absl::DataLossError(absl::StrFormat("its checksum is %08x, and that of its bytes %08x", found, wanted));
   }
-  const uint32_t version = Get32(bytes.data() + kVersionAt);
+  const uint32_t version = GetLittleEndian<uint32_t>(bytes.data() + kVersionAt);
   if (version != Superblock::kSuperblockVersion) {
     return absl::FailedPreconditionError(absl::StrCat(
         "its superblock has version ", version, ", and this program knows version ", Superblock::kSuperblockVersion, ": use ",
         version > Superblock::kSuperblockVersion ? "a newer" : "an older", " program"));
   }
-  const uint32_t length = Get32(bytes.data() + kLengthAt);
+  const uint32_t length = GetLittleEndian<uint32_t>(bytes.data() + kLengthAt);
   if (length > bytes.size() - kTextAt) {
     return absl::FailedPreconditionError(absl::StrCat("its text of ", length, " bytes does not fit"));
   }

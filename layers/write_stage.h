@@ -31,9 +31,9 @@ class WriteStage {
  public:
   static constexpr uint64_t kPage = 4096;
   // The most blocks that one Get looks for.
-  static constexpr size_t kMaxGet = 256;
+  static constexpr size_t kMaxGet = 512;
 
-  // Consecutive blocks of one page: written, or zeroed by a Trim that may release their space.
+  // Consecutive blocks, of one page: written, or zeroed by a Trim that may release their space.
   struct Piece {
     uint64_t first;
     uint64_t count;
@@ -64,6 +64,9 @@ class WriteStage {
   // Calls `use(piece)` with what is held in the pages [begin, end) of that order. Stops, and returns false, where it does.
   template <class Use>
   bool ForEachPiece(uint64_t begin, uint64_t end, Use use);
+  // The same with pieces of any length: those that lie one behind the other in the stage too are one.
+  template <class Use>
+  bool ForEachRun(uint64_t begin, uint64_t end, Use use);
   // Forgets everything.
   void Drop();
 
@@ -126,6 +129,22 @@ bool WriteStage::ForEachPiece(uint64_t begin, uint64_t end, Use use) {
     }
   }
   return true;
+}
+
+template <class Use>
+bool WriteStage::ForEachRun(uint64_t begin, uint64_t end, Use use) {
+  Piece run = {};
+  const bool all = ForEachPiece(begin, end, [&](const Piece& piece) {
+    if (run.count > 0 && piece.first == run.first + run.count && piece.release == run.release &&
+        piece.data == run.data + run.count * block_size_) {
+      run.count += piece.count;
+      return true;
+    }
+    const bool more = run.count == 0 || use(run);
+    run = piece;
+    return more;
+  });
+  return all && (run.count == 0 || use(run));
 }
 
 }  // namespace buse

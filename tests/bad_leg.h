@@ -30,11 +30,19 @@ struct BadDisk {
   bool dead = false;                     // nothing works
   uint64_t fails_one_in = 0;
   bool missing = false;
+  uint64_t* power = nullptr;  // of several disks: how many changes and flushes there are until it goes; none: for ever
   std::mt19937_64 random{1};
 
   explicit BadDisk(uint64_t size) : sectors(size / kSector), rotten(size / kSector) {}
 
-  bool Fails() { return dead || (fails_one_in != 0 && random() % fails_one_in == 0); }
+  bool Off() const { return dead || (power != nullptr && *power == 0); }
+  bool Fails() { return Off() || (fails_one_in != 0 && random() % fails_one_in == 0); }
+  // The same of a change or flush, in the middle of which the power may go.
+  bool FailsToChange() {
+    const bool was_off = Off();
+    if (power != nullptr && *power != 0) --*power;
+    return was_off || Fails();
+  }
 
   // Of what was not flushed some is lost.
   void LoseSome() {
@@ -88,8 +96,9 @@ struct BadLeg {
     return Put(self, range, false, [](uint64_t, Sector& sector) { sector = {}; });
   }
   static absl::Status Flush(State& self) {
-    if (self.disk->Fails()) {
-      if (!self.disk->dead) self.disk->LoseSome();
+    const bool was_off = self.disk->Off();
+    if (self.disk->FailsToChange()) {
+      if (!was_off && !self.disk->Off()) self.disk->LoseSome();
       return absl::InternalError("flush failed");
     }
     self.disk->unflushed.clear();
@@ -101,8 +110,9 @@ struct BadLeg {
   template <class Fill>
   static absl::Status Put(State& self, Range range, bool durable, Fill fill) {
     BadDisk& disk = *self.disk;
-    const bool fails = disk.Fails();
-    const uint64_t done = fails ? disk.dead ? 0 : disk.random() % (range.length / kSector + 1) : range.length / kSector;
+    const bool was_off = disk.Off();
+    const bool fails = disk.FailsToChange();
+    const uint64_t done = fails ? was_off ? 0 : disk.random() % (range.length / kSector + 1) : range.length / kSector;
     for (uint64_t i = 0; i < done; ++i) {
       const uint64_t number = range.offset / kSector + i;
       if (durable && !fails) {

@@ -100,6 +100,7 @@ struct BasicWriter {
   using State = typename Base::State;
 
   static constexpr uint64_t kBlockSize = kBlock;
+  static constexpr uint64_t kAtomicWrite = 4096;
   static constexpr Concurrency kConcurrency = kRunsTogether;
   static constexpr bool kWaits = false;
 
@@ -128,6 +129,7 @@ struct BasicFull {
   static constexpr uint64_t kBlockSize = kBlock;
   static constexpr Concurrency kConcurrency = kRunsTogether;
   static constexpr bool kWaits = false;
+  static constexpr uint64_t kAtomicWrite = 4096;
   // What Backing names: the bytes as if the medium were this file.
   static constexpr int kBackingFd = 4242;
 
@@ -172,12 +174,18 @@ struct BasicFull {
       const auto* begin = self.script->medium.data() + at;
       return *begin == std::byte{0} && std::memcmp(begin, begin + 1, kBlock - 1) == 0;
     };
-    for (uint64_t at = range.offset; at < range.end();) {
+    // What `emit` does may take the lock as well.
+    const auto extent_at = [&](uint64_t at) -> Extent {
+      [[maybe_unused]] const auto lock = Base::Base::HoldBytes(self);
       const bool hole = zero(at);
       uint64_t end = at + kBlock;
       while (end < range.end() && zero(end) == hole) end += kBlock;
-      if (!emit({{at, end - at}, hole ? Extent::Kind::kHole : Extent::Kind::kData})) break;
-      at = end;
+      return {{at, end - at}, hole ? Extent::Kind::kHole : Extent::Kind::kData};
+    };
+    for (uint64_t at = range.offset; at < range.end();) {
+      const Extent extent = extent_at(at);
+      if (!emit(extent)) break;
+      at = extent.range.end();
     }
     return absl::OkStatus();
   }
@@ -210,6 +218,7 @@ struct Capabilities {
   bool place = false;
   bool try_read = false;
   bool try_write = false;
+  bool residency = false;
 
   friend constexpr bool operator==(const Capabilities&, const Capabilities&) = default;
 };
@@ -228,6 +237,7 @@ inline constexpr Capabilities kCapabilities = {
     .place = CanPlace<D>&& CanPlaced<D>,
     .try_read = CanTryRead<D>,
     .try_write = CanTryWrite<D>,
+    .residency = CanResidency<D>,
 };
 
 inline constexpr Capabilities kEverything = {true, true, true, true, true, true, true, true, true, true, true, true};

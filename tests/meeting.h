@@ -42,8 +42,11 @@ class Meeting {
     std::thread other(second);
     first();
     other.join();
-    return most_ == 2;
+    return met();
   }
+
+  // Whether two calls were here together. Not while there are any.
+  bool met() const { return most_ == 2; }
 
  private:
   const std::chrono::milliseconds patience_;

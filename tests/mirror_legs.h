@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What mirrors are tested with: WeakLeg, a leg that may be missing or refuse changes, and Agreeing, a mirror that also compares
-// its legs whenever it is read.
+// What mirrors are tested with: Agreeing, a mirror that also compares its legs whenever it is read, and WeakLeg.
 
 #ifndef TESTS_MIRROR_LEGS_H_
 #define TESTS_MIRROR_LEGS_H_
@@ -16,59 +15,12 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "buse/description.h"
 #include "buse/device.h"
 #include "buse/medium.h"
 #include "layers/mirror.h"
+#include "tests/weak_leg.h"
 
 namespace buse::testing {
-
-template <Device B>
-struct WeakLeg {
-  using Below = B;
-
-  struct Config {
-    bool missing = false;
-    Range refused = {};  // every change there fails
-    typename Below::Config below;
-  };
-  struct State {
-    typename Below::State below;
-    Range refused = {};
-  };
-
-  static constexpr uint64_t kBlockSize = Below::kBlockSize;
-  static constexpr Concurrency kConcurrency = Below::kConcurrency;
-
-  static constexpr Description<Config> Describe() { return {"weak-leg", "a leg that fails, for tests", Family::kObserver}; }
-
-  static absl::Status Open(const Config& config, State& self) {
-    if (config.missing) return absl::InternalError("the leg is missing");
-    self.refused = config.refused;
-    return Below::Open(config.below, self.below);
-  }
-  static uint64_t Size(const State& self) { return Below::Size(self.below); }
-  static absl::Status Read(State& self, uint64_t offset, Bytes out) { return Below::Read(self.below, offset, out); }
-  static absl::Status Write(State& self, uint64_t offset, ConstBytes in) {
-    return Refuses(self, {offset, in.size()}) ? Refused() : Below::Write(self.below, offset, in);
-  }
-  static absl::Status Flush(State& self) { return Below::Flush(self.below); }
-  static absl::Status WriteThrough(State& self, uint64_t offset, ConstBytes in) requires CanWriteThrough<Below> {
-    return Refuses(self, {offset, in.size()}) ? Refused() : Below::WriteThrough(self.below, offset, in);
-  }
-  static absl::Status Trim(State& self, Range range) requires CanTrim<Below> {
-    return Refuses(self, range) ? Refused() : Below::Trim(self.below, range);
-  }
-  static absl::Status WriteZeroes(State& self, Range range) requires CanWriteZeroes<Below> {
-    return Refuses(self, range) ? Refused() : Below::WriteZeroes(self.below, range);
-  }
-
- private:
-  static bool Refuses(const State& self, Range range) {
-    return range.offset < self.refused.end() && self.refused.offset < range.end();
-  }
-  static absl::Status Refused() { return absl::InternalError("the leg refuses the change"); }
-};
 
 // Compares `range` on all legs in sync. Empty, or what is different.
 template <class Stack>

@@ -69,14 +69,16 @@ bool NbdClient::Closed() {
 
 void NbdClient::CloseSending() { shutdown(fd_, SHUT_WR); }
 
-bool NbdClient::Go(const std::string& name) {
+bool NbdClient::Go(const std::string& name, const std::string& options_before) {
   if (Receive(18) != "NBDMAGICIHAVEOPT" + Big(2, 3)) return false;
-  Send(Big(4, 3) + ClientOption(7, Big(4, name.size()) + name + Big(2, 0)));
+  Send(Big(4, 3) + options_before + ClientOption(7, Big(4, name.size()) + name + Big(2, 0)));
   for (;;) {
     const std::string header = Receive(20);
     if (header.size() < 20) return false;
     const std::string data = Receive(FromBig<uint32_t>(header, 16));
-    const uint32_t type = FromBig<uint32_t>(header, 12);
+    const uint32_t option = FromBig<uint32_t>(header, 8), type = FromBig<uint32_t>(header, 12);
+    if (option == 10 && type == 4) contexts[data.substr(4)] = FromBig<uint32_t>(data, 0);
+    if (option != 7) continue;
     if (type == 1) return true;
     if (type != 3) return false;
     if (FromBig<uint16_t>(data, 0) == 0) {
@@ -84,6 +86,20 @@ bool NbdClient::Go(const std::string& name) {
       flags = FromBig<uint16_t>(data, 10);
     }
   }
+}
+
+std::vector<ReplyMessage> NbdClient::Chunks(bool extended) {
+  std::vector<ReplyMessage> all;
+  do {
+    std::string bytes = Receive(extended ? 32 : 20);
+    const size_t length = bytes.size() < 20 ? 0 : extended ? FromBig<uint64_t>(bytes, 24) : FromBig<uint32_t>(bytes, 16);
+    bytes += Receive(length);
+    const ReplyStream stream = SplitReplies(bytes, extended);
+    EXPECT_EQ(stream.wrong, "");
+    if (!stream.wrong.empty() || stream.messages.size() != 1) break;
+    all.push_back(stream.messages[0]);
+  } while (!all.back().done());
+  return all;
 }
 
 uint32_t NbdClient::Do(uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, std::string* data) {

@@ -6,7 +6,11 @@
 #define TESTS_NBD_CLIENT_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <vector>
+
+#include "tests/reply_stream.h"
 
 namespace buse::testing {
 
@@ -28,13 +32,19 @@ class NbdClient {
   // Says that nothing more is sent.
   void CloseSending();
 
-  // Negotiates with GO. False: refused.
-  bool Go(const std::string& name = "");
+  // Negotiates with GO, behind other options. False: refused.
+  bool Go(const std::string& name = "", const std::string& options_before = "");
   uint64_t size = 0;
   uint16_t flags = 0;
+  std::map<std::string, uint32_t> contexts;  // that were selected, and their IDs
 
   // One request and its simple reply. Returns the error; for READ fills `data` if there was none.
   uint32_t Do(uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, std::string* data = nullptr);
+  // The same of a size. RESIZE, of the specification's extension of that name.
+  uint32_t Resize(uint64_t new_size) { return Do(0, 8, new_size, 0); }
+
+  // What answers one request in structured or extended replies: all up to the last chunk, or up to what is wrong.
+  std::vector<ReplyMessage> Chunks(bool extended);
 
  private:
   int fd_ = -1;

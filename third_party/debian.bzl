@@ -257,4 +257,5 @@ def debian_repositories():
     debian_c_library(name = "isal", target = "isal", deb = "libisal-dev", headers = ["isa-l", "isa-l.h"], library = "isal")
     debian_c_library(name = "xxhash", target = "xxhash", deb = "libxxhash-dev", headers = ["xxhash.h", "xxh3.h"], library = "xxhash")
     debian_c_library(name = "openssl", target = "crypto", deb = "libssl-dev", headers = ["openssl"], library = "crypto")
+    debian_c_library(name = "gnutls", target = "gnutls", deb = "libgnutls28-dev", headers = ["gnutls"], library = "gnutls")
     libnl(name = "libnl")

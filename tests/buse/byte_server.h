@@ -7,12 +7,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "buse/connection.h"
+#include "buse/negotiation.h"
 #include "gtest/gtest.h"
 #include "tests/leaves.h"
 #include "tests/wire.h"
@@ -27,32 +29,35 @@ class ByteServer {
   explicit ByteServer(uint64_t size = kSize) {
     typename Stack::Config config;
     config.size = size;
+    if constexpr (requires { config.below.size; }) config.below.size = size;
     if constexpr (requires { config.script; }) config.script = &script;
     EXPECT_TRUE(Stack::Open(config, state_).ok());
     about = {.size = Stack::Size(state_),
              .flags = nbd::TransmissionFlags<Stack>(),
              .min_block = static_cast<uint32_t>(Stack::kBlockSize),
-             .has_extents = CanExtents<Stack>};
+             .contexts = nbd::ContextsOf<Stack>()};
   }
 
   // Serves `in` and then the client's end, without negotiation. Returns what was sent.
   std::string Serve(const std::string& in, size_t chunk = SIZE_MAX) {
     stream = {.in = in, .chunk = chunk};
-    auto connection = Connect();
-    status = connection->Transmit();
+    Share();
+    status = std::make_unique<Transmitter>(*exported_, ByteTransport(stream), *Buffers::Create())->Transmit();
     return stream.out;
   }
 
   // The same behind a negotiation, which `options` are. Returns what was sent after it; nothing if there was no agreement.
   std::string Talk(const std::string& options, const std::string& in, size_t chunk = SIZE_MAX) {
     stream = {.in = options + in, .chunk = chunk};
-    auto connection = Connect();
-    const absl::StatusOr<bool> agreed = connection->Negotiate();
+    Share();
+    const nbd::Export* const exports[] = {&about};
+    ByteTransport transport(stream);
+    const absl::StatusOr<std::optional<Agreement>> agreed = Negotiate(transport, exports);
     status = agreed.status();
-    if (!agreed.ok() || !*agreed) return "";
+    if (!agreed.ok() || !agreed->has_value()) return "";
     const size_t negotiated = stream.out.size();
     stream.sends = 0;
-    status = connection->Transmit();
+    status = std::make_unique<Transmitter>(*exported_, transport, *Buffers::Create(), **agreed)->Transmit();
     return stream.out.substr(negotiated);
   }
 
@@ -65,12 +70,13 @@ class ByteServer {
   std::vector<std::string> failures;
 
  private:
-  std::unique_ptr<Connection<Stack, ByteTransport>> Connect() {
+  using Transmitter = Connection<Stack, ByteTransport>;
+
+  void Share() {
     exported_ = std::unique_ptr<Exported<Stack>>(new Exported<Stack>{.device = state_, .about = about});
     exported_->on_failure = [this](const char* command, Range range, const absl::Status& why) {
       failures.push_back(std::string(command) + " " + std::to_string(range.offset) + " " + std::string(why.message()));
     };
-    return std::make_unique<Connection<Stack, ByteTransport>>(*exported_, ByteTransport(stream), *Buffers::Create());
   }
 
   typename Stack::State state_;

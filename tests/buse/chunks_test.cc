@@ -4,12 +4,16 @@
 // written from the specification, and the devices answer by View and by Read.
 
 #include <algorithm>
+#include <map>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "buse/connection.h"
 #include "gtest/gtest.h"
+#include "layers/align.h"
+#include "layers/cache.h"
 #include "layers/memory.h"
 #include "tests/buse/byte_server.h"
 #include "tests/leaves.h"
@@ -47,14 +51,18 @@ constexpr uint64_t kHoleZero = 3;
 const std::string kFlags = Big(4, 3);
 const std::string kStructuredReply = ClientOption(8, ""), kExtendedHeaders = ClientOption(11, "");
 const std::string kSetContext = ClientOption(10, Big(4, 0) + Big(4, 1) + Big(4, 15) + "base:allocation");
+const std::string kSetCache = ClientOption(10, Big(4, 0) + Big(4, 1) + Big(4, 10) + "buse:cache");
+const std::string kSetBoth =
+    ClientOption(10, Big(4, 0) + Big(4, 2) + Big(4, 10) + "buse:cache" + Big(4, 15) + "base:allocation");
 const std::string kGo = ClientOption(7, Big(4, 0) + Big(2, 0));
 
 // Each test runs in both styles.
 struct Style {
   bool extended;
 
-  std::string Options(bool context = true) const {
-    return kFlags + (extended ? kExtendedHeaders : kStructuredReply) + (context ? kSetContext : "") + kGo;
+  std::string Options(bool context = true) const { return OptionsWith(context ? kSetContext : ""); }
+  std::string OptionsWith(const std::string& set) const {
+    return kFlags + (extended ? kExtendedHeaders : kStructuredReply) + set + kGo;
   }
   std::string Ask(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint64_t length) const {
     return extended ? ExtendedRequest(flags, type, cookie, offset, length)
@@ -343,6 +351,121 @@ TEST_P(ChunksTest, BlockStatusThatFailsIsAnError) {
   EXPECT_EQ(messages[0].message, "injected failure");
 }
 
+// ---- buse:cache.
+
+constexpr uint64_t kCached = 1, kCachedAndDirty = 3;
+
+// What each context says in answer to one request: by its ID.
+std::map<std::string, std::vector<StatusExtent>> ByContext(const std::vector<ReplyMessage>& messages) {
+  std::map<std::string, std::vector<StatusExtent>> extents;
+  for (const ReplyMessage& message : messages) {
+    EXPECT_FALSE(message.is_error()) << message.message;
+    EXPECT_EQ(message.done(), &message == &messages.back());
+    EXPECT_TRUE(extents.emplace(message.payload.substr(0, 4), StatusExtents(message)).second) << "one context twice";
+  }
+  return extents;
+}
+
+TEST_P(ChunksTest, BlockStatusTellsOfTwoContextsAtOnce) {
+  ByteServer<Cache<Memory>> server;
+  const std::string options = style_.OptionsWith(kSetBoth);
+  const std::string change =
+      style_.Write(0, 1, 8192, std::string(4096, 'a')) + style_.Write(0, 2, 16384 + 512, std::string(512, 'b'));
+  const std::string ask = style_.Ask(0, kBlockStatus, 5, 0, 65536);
+  std::vector<ReplyMessage> messages = Split(server.Talk(options, change + ask));
+  messages.erase(messages.begin(), messages.begin() + 2);
+  auto told = ByContext(messages);
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_EQ(told[Big(4, 2)],
+            (std::vector<StatusExtent>{{8192, 0}, {4096, kCachedAndDirty}, {4608, 0}, {512, kCachedAndDirty}, {48128, 0}}));
+  EXPECT_EQ(told[Big(4, 1)],
+            (std::vector<StatusExtent>{{8192, kHoleZero}, {4096, 0}, {4096, kHoleZero}, {4096, 0}, {65536 - 20480, kHoleZero}}))
+      << "what is dirty is data, though nothing below is";
+  // After a flush all is clean, and what is read is cached.
+  messages = Split(server.Talk(options, style_.Ask(0, kFlush, 1, 0, 0) + style_.Ask(0, kRead, 2, 60000, 1) + ask));
+  messages.erase(messages.begin(), messages.begin() + 2);
+  told = ByContext(messages);
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_EQ(told[Big(4, 2)],
+            (std::vector<StatusExtent>{
+                {8192, 0}, {4096, kCached}, {4608, 0}, {512, kCached}, {39936, 0}, {4096, kCached}, {4096, 0}}));
+}
+
+TEST_P(ChunksTest, BlockStatusOfTheCacheAlone) {
+  ByteServer<Cache<Memory>> server;
+  const auto status = [&](uint64_t offset, uint64_t length, uint16_t flags = 0) {
+    const auto told = ByContext(
+        Split(server.Talk(style_.OptionsWith(kSetCache), style_.Ask(flags, kBlockStatus, 5, offset, length)), offset));
+    return told.size() == 1 && told.count(Big(4, 2)) == 1 ? told.begin()->second : std::vector<StatusExtent>();
+  };
+  EXPECT_EQ(status(0, 65536), (std::vector<StatusExtent>{{65536, 0}}));
+  server.Talk(style_.Options(), style_.Write(0, 1, 4096, std::string(8192, 'a')));
+  EXPECT_EQ(status(0, 65536), (std::vector<StatusExtent>{{4096, 0}, {8192, kCachedAndDirty}, {53248, 0}}));
+  EXPECT_EQ(status(5000, 100), (std::vector<StatusExtent>{{100, kCachedAndDirty}}));
+  EXPECT_EQ(status(0, 65536, kReqOne), (std::vector<StatusExtent>{{4096, 0}}));
+  EXPECT_EQ(status(5000, 100, kReqOne), (std::vector<StatusExtent>{{100, kCachedAndDirty}})) << "no longer than asked";
+  server.about.min_block = 16384;
+  EXPECT_EQ(status(0, 65536), (std::vector<StatusExtent>{{16384, 2}, {49152, 0}}))
+      << "a unit in part dirty, in part not cached";
+}
+
+// Few sectors with one call, and then an end, or one that never ends.
+struct Terse : Full {
+  static absl::Status Residency(State&, Range range, EmitResident emit) {
+    const uint64_t length = std::min<uint64_t>(range.length, 512);
+    emit({{range.offset, length}, true, range.offset / 1024 % 2 == 0});
+    return absl::OkStatus();
+  }
+};
+struct TellsNothing : Full {
+  static absl::Status Residency(State&, Range, EmitResident) { return absl::OkStatus(); }
+};
+struct Forgets : Full {
+  static absl::Status Residency(State&, Range, EmitResident) { return absl::DataLossError("I do not know"); }
+};
+
+TEST_P(ChunksTest, WhatADeviceTellsOfItsCacheIsPutTogetherAndBounded) {
+  const auto ask = [&](auto& server, uint64_t length) {
+    return Split(server.Talk(style_.OptionsWith(kSetCache), style_.Ask(0, kBlockStatus, 5, 0, length)), 0);
+  };
+  ByteServer<Terse> terse;
+  EXPECT_EQ(ByContext(ask(terse, 4096))[Big(4, 2)],
+            (std::vector<StatusExtent>{{1024, kCachedAndDirty}, {1024, kCached}, {1024, kCachedAndDirty}, {1024, kCached}}));
+  uint64_t told = 0;
+  const std::vector<StatusExtent> extents = ByContext(ask(terse, 65536))[Big(4, 2)];
+  for (const StatusExtent& extent : extents) told += extent.length;
+  EXPECT_EQ(told, 16 * 512u) << "a client asks again for the rest";
+  ByteServer<TellsNothing> mute;
+  EXPECT_EQ(ByContext(ask(mute, 65536))[Big(4, 2)], (std::vector<StatusExtent>{{65536, 0}}));
+  ByteServer<Forgets> failing;
+  const std::vector<ReplyMessage> messages = ask(failing, 65536);
+  ASSERT_EQ(messages.size(), 1u);
+  EXPECT_EQ(messages[0].error, kEio);
+  EXPECT_EQ(messages[0].message, "I do not know");
+}
+
+// The first context is told before the second fails.
+TEST_P(ChunksTest, WhereOneContextFailsTheRequestDoes) {
+  ByteServer<Forgets> server;
+  const auto messages = Split(server.Talk(style_.OptionsWith(kSetBoth), style_.Ask(0, kBlockStatus, 5, 0, 4096)), 0);
+  ASSERT_EQ(messages.size(), 2u);
+  EXPECT_EQ(StatusExtents(messages[0]), (std::vector<StatusExtent>{{4096, kHoleZero}}));
+  EXPECT_FALSE(messages[0].done());
+  EXPECT_EQ(messages[1].error, kEio);
+  EXPECT_TRUE(messages[1].done());
+}
+
+TEST_P(ChunksTest, WhereNothingIsCachedThereIsNoSuchContext) {
+  static_assert(!nbd::ContextsOf<Memory>().has(nbd::kBuseCache) && nbd::ContextsOf<Memory>().has(nbd::kBaseAllocation));
+  static_assert(nbd::ContextsOf<Align<Cache<Full512>>>().has(nbd::kBuseCache));
+  static_assert(nbd::ContextsOf<Cache<Bare>>().has(nbd::kBuseCache) &&
+                !nbd::ContextsOf<Cache<Bare>>().has(nbd::kBaseAllocation));
+  ByteServer<Memory> server;
+  const std::string ask = style_.Ask(0, kBlockStatus, 5, 0, 4096);
+  EXPECT_EQ(Split(server.Talk(style_.OptionsWith(kSetCache), ask))[0].error, kEinval);
+  EXPECT_EQ(ByContext(Split(server.Talk(style_.OptionsWith(kSetBoth), ask))).size(), 1u);
+}
+
 // ---- Other commands.
 
 TEST_P(ChunksTest, CommandsArriveAtTheDevice) {
@@ -588,6 +711,40 @@ TEST(ExtendedHeadersTest, BlockStatusWithAPayloadNamesItsContexts) {
   // Not offered where no context was selected.
   messages = SplitWide(server.Talk(kWide.Options(false), ask(4096, Big(4, 1))));
   EXPECT_EQ(messages.at(0).error, kEinval);
+}
+
+TEST(ExtendedHeadersTest, APayloadChoosesAmongTwoContexts) {
+  ByteServer<Cache<Memory>> server;
+  const std::string options = kWide.OptionsWith(kSetBoth);
+  server.Talk(options, kWide.Write(0, 1, 0, std::string(4096, 'a')));
+  const auto ask = [&](const std::string& ids, uint16_t flags = kPayloadLen) {
+    const std::string request = kWide.Ask(flags, kBlockStatus, 1, 0, 8 + ids.size()) + Big(8, 8192) + ids;
+    return SplitWide(server.Talk(options, request));
+  };
+  const std::vector<StatusExtent> allocation = {{4096, 0}, {4096, kHoleZero}}, cache = {{4096, kCachedAndDirty}, {4096, 0}};
+  auto told = ByContext(ask(Big(4, 2)));
+  EXPECT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[Big(4, 2)], cache);
+  told = ByContext(ask(Big(4, 1)));
+  EXPECT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[Big(4, 1)], allocation);
+  for (const std::string& both : {Big(4, 1) + Big(4, 2), Big(4, 2) + Big(4, 1)}) {
+    told = ByContext(ask(both));
+    EXPECT_EQ(told.size(), 2u);
+    EXPECT_EQ(told[Big(4, 1)], allocation);
+    EXPECT_EQ(told[Big(4, 2)], cache);
+  }
+  told = ByContext(ask(Big(4, 1) + Big(4, 2), kPayloadLen | kReqOne));
+  EXPECT_EQ(told[Big(4, 1)], (std::vector<StatusExtent>{{4096, 0}}));
+  EXPECT_EQ(told[Big(4, 2)], (std::vector<StatusExtent>{{4096, kCachedAndDirty}}));
+  for (const std::string& bad : {Big(4, 3), Big(4, 2) + Big(4, 2), Big(4, 1) + Big(4, 2) + Big(4, 3), Big(4, 0)}) {
+    const auto messages = ask(bad);
+    ASSERT_EQ(messages.size(), 1u);
+    EXPECT_EQ(messages[0].error, kEinval);
+  }
+  // Of the two that there are, one was selected.
+  const std::string other = kWide.Ask(kPayloadLen, kBlockStatus, 1, 0, 12) + Big(8, 8192) + Big(4, 1);
+  EXPECT_EQ(SplitWide(server.Talk(kWide.OptionsWith(kSetCache), other)).at(0).error, kEinval);
 }
 
 TEST(ExtendedHeadersTest, NotFastIsSaidFast) {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whole programs: their command lines, sockets, signals and exit codes, and clients that misbehave.
+// Whole programs: their command lines, sockets, signals and exit codes.
 
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/buse/served.h"
 #include "tests/nbd_client.h"
 #include "tests/process.h"
 #include "tests/wire.h"
@@ -25,70 +25,22 @@ namespace {
 
 using testing::Big;
 using testing::ClientOption;
-using testing::ExtendedRequest;
+using testing::Folder;
 using testing::NbdClient;
 using testing::Process;
 using testing::Request;
 using testing::Result;
 using testing::Runfile;
 using testing::RunToEnd;
+using testing::Served;
+using testing::ServesWell;
 using testing::SimpleReply;
+using testing::Uri;
 
-constexpr uint16_t kRead = 0, kWrite = 1, kDisc = 2, kFlush = 3;
+constexpr uint16_t kRead = 0, kWrite = 1, kFlush = 3;
 
 const std::string kMemdisk = Runfile("examples/memdisk");
 const std::string kLoopback = Runfile("examples/loopback");
-
-// A folder whose path is short enough for sockets.
-class Folder {
- public:
-  Folder() {
-    char name[] = "/tmp/buse-serve.XXXXXX";
-    path_ = mkdtemp(name);
-  }
-  ~Folder() { testing::RunToEnd({"rm", "-rf", path_}); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
-
-std::string Uri(const std::string& socket) { return "nbd+unix:///?socket=" + socket; }
-
-// A memory disk on a socket.
-struct Served {
-  explicit Served(std::vector<std::string> options = {}) : path(folder / "s") {
-    options.insert(options.begin(), {kMemdisk, "64M", Uri(path)});
-    program = std::make_unique<Process>(options);
-    EXPECT_TRUE(program->WaitFor("Ctrl-C")) << program->output();
-  }
-  int End(int signal = SIGTERM) {
-    program->Signal(signal);
-    return program->Wait();
-  }
-  long PeakMemoryKiB() const {
-    std::ifstream status("/proc/" + std::to_string(program->pid()) + "/status");
-    std::string word;
-    long value = 0;
-    while (status >> word) {
-      if (word == "VmHWM:") status >> value;
-    }
-    return value;
-  }
-
-  Folder folder;
-  std::string path;
-  std::unique_ptr<Process> program;
-};
-
-// Calls in turn should differ in `offset` where the server may still be at the end of the one before: that its answer has
-// arrived orders the two, but ThreadSanitizer cannot know.
-bool ServesWell(const std::string& path, uint64_t offset = 4096) {
-  NbdClient client(path);
-  std::string data = "hello", back;
-  return client.Go() && client.Do(0, kWrite, offset, 5, &data) == 0 && client.Do(0, kRead, offset, 5, &back) == 0 &&
-         back == data;
-}
 
 TEST(ServeTest, BadCommandLines) {
   Folder folder;
@@ -110,7 +62,8 @@ TEST(ServeTest, BadCommandLines) {
       {{kMemdisk, "1M", "nonsense"}, 2, "nonsense"},
       {{kMemdisk, "1M", "/tmp/x.sock"}, 2, "nbd+unix:///?socket=/tmp/x.sock"},
       {{kMemdisk, "1M", "http://host/"}, 2, "nbd://"},
-      {{kMemdisk, "1M", "nbds://host/"}, 2, "TLS"},
+      {{kMemdisk, "1M", "nbds://host/"}, 2, "--tls-certificates=DIR"},
+      {{kMemdisk, "1M", "nbd+vsock://0xffff/"}, 2, "as its CID"},
       {{kMemdisk, "1M", "nbd://host:99999/"}, 2, "99999"},
       {{kMemdisk, "1M", "nbd+unix:///"}, 2, "socket="},
       {{kMemdisk, "1M", Uri(long_path)}, 2, "107"},
@@ -119,12 +72,14 @@ TEST(ServeTest, BadCommandLines) {
       {{kMemdisk, "1M", "nbd://no.such.host.invalid/"}, 3, "no.such.host.invalid"},
       {{kMemdisk, "1M", "/dev/null"}, 3, "/dev/null"},
       {{kMemdisk, "1M", "/dev/nbd-none"}, 3, "nbd"},
+      {{kMemdisk, "1M", "/dev/nbd0", "--resize-limit", "2M"}, 2, "the command \"resize\""},
       {{kMemdisk, "1M", Uri(folder / "s"), "more"}, 2, "more"},
       {{kMemdisk, "1M", Uri(folder / "s"), "--block-size", "777"}, 2, "777"},
       {{kLoopback, folder / "new", "--create", "1M", "/dev/null"}, 3, "/dev/null"},
       {{kLoopback, folder / "new"}, 3, "new"},  // the line before created nothing
       {{kMemdisk, "1M", "--ofset"}, 2, "--ofset"},
       {{kMemdisk, "1M", "--max-clients", "0"}, 2, "max-clients"},
+      {{kMemdisk, "1M", "--max-memory", "32M"}, 2, "34603008 that one connection may need"},
       {{kMemdisk, "1M", "--max-clients", "many"}, 2, "many"},
       {{kMemdisk, "1M", "--max-request", "4K"}, 2, "max-request"},
       {{kMemdisk, "1M", "--max-request", "64M"}, 2, "max-request"},
@@ -220,6 +175,97 @@ TEST(ServeTest, SocketsThatAreMeantForAnotherProcessAreNotTaken) {
   EXPECT_EQ(server.Wait(), 0) << server.output();
 }
 
+// Whether clients reach it is for a kernel that can loop vsock back: tests/kernel.
+TEST(ServeTest, VsockIsListenedOn) {
+  Process server({kMemdisk, "1M", "nbd+vsock://:0/disk"});
+  if (!server.WaitFor("Ctrl-C")) {
+    EXPECT_EQ(server.Wait(), 3) << server.output();
+    EXPECT_NE(server.output().find("modprobe vsock"), std::string::npos) << server.output();
+    GTEST_SKIP() << "this kernel has no vsock";
+  }
+  const std::string& said = server.output();
+  const size_t begin = said.find("nbd+vsock://");
+  ASSERT_NE(begin, std::string::npos) << said;
+  const std::string uri = said.substr(begin, said.find('\n', begin) - begin);
+  const std::string port = uri.substr(uri.rfind(':') + 1, uri.rfind('/') - uri.rfind(':') - 1);
+  EXPECT_NE(port, "0") << uri;
+  const Result second = RunToEnd({kMemdisk, "1M", "nbd+vsock://:" + port + "/"});
+  EXPECT_EQ(second.exit_code, 4) << second.output;
+  const Result foreign = RunToEnd({kMemdisk, "1M", "nbd+vsock://77777/"});
+  EXPECT_EQ(foreign.exit_code, 3) << foreign.output;
+  EXPECT_NE(foreign.output.find("77777 is no CID of this machine"), std::string::npos) << foreign.output;
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << server.output();
+}
+
+// libnbd's nbd_connect_command connects the standard input and output of a program, as inetd does; its interpreter must be the
+// system's.
+Result ConnectCommand(const std::string& script, const std::vector<std::string>& command) {
+  std::vector<std::string> arguments = {"/usr/bin/python3", "-c",
+                                        "import nbd, os, sys, time\nh = nbd.NBD()\nh.connect_command(sys.argv[1:])\n" + script};
+  arguments.insert(arguments.end(), command.begin(), command.end());
+  return RunToEnd(arguments);
+}
+
+TEST(ServeTest, StandardInputIsServedToItsEnd) {
+  Folder folder;
+  const std::string disk = folder / "disk";
+  const Result result = ConnectCommand(
+      "h.pwrite(b'hello' * 1000, 4096)\nassert h.pread(5000, 4096) == b'hello' * 1000\nassert h.get_size() == 1 << 20\n"
+      "h.shutdown()\nprint('all as it should be')\n",
+      {kLoopback, disk, "--create", "1M", "-", "-v"});
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_NE(result.output.find("all as it should be"), std::string::npos) << result.output;
+  EXPECT_NE(result.output.find("write 4096+5000 ok"), std::string::npos) << result.output;
+  EXPECT_EQ(result.output.find("Try:"), std::string::npos) << "it would be taken for an answer";
+  EXPECT_EQ(testing::Shell("dd if=" + disk + " bs=1 skip=4096 count=5 status=none").output, "hello");
+  // It ended by itself, flushed, and let go of the file.
+  const Result again = ConnectCommand("assert h.pread(5, 4096) == b'hello'", {kLoopback, disk, "-", "--quiet"});
+  EXPECT_EQ(again.exit_code, 0) << again.output;
+}
+
+TEST(ServeTest, StandardInputEndsWithItsClientOrBySignal) {
+  constexpr char kParent[] =
+      "import os, signal, socket, subprocess, sys\n"
+      "ours, theirs = socket.socketpair()\n"
+      "server = subprocess.Popen(sys.argv[2:], stdin=theirs, stdout=theirs)\n"
+      "theirs.close()\n"
+      "assert ours.recv(18, socket.MSG_WAITALL) == b'NBDMAGICIHAVEOPT\\0\\3'\n"
+      "if sys.argv[1] == 'close': ours.close()\n"
+      "if sys.argv[1] == 'rude': ours.sendall(b'x' * 100)\n"
+      "if sys.argv[1] == 'signal': server.send_signal(signal.SIGTERM)\n"
+      "sys.exit(server.wait(30))\n";
+  for (const char* how : {"close", "rude", "signal"}) {
+    const Result result = RunToEnd({"python3", "-c", kParent, how, kMemdisk, "1M", "-"});
+    EXPECT_EQ(result.exit_code, 0) << how << "\n" << result.output;
+  }
+}
+
+TEST(ServeTest, StandardInputThatIsNoClientIsNamed) {
+  Folder folder;
+  struct Row {
+    const char* line;
+    const char* is;
+  };
+  const Row rows[] = {
+      {"%s </dev/null", "no socket"},
+      {"true | %s", "a pipe"},
+      {"%s <&-", "no socket"},
+      {"script -qec '%s' /dev/null", "a terminal"},
+      {"python3 -c 'import socket, subprocess, sys; s = socket.socket(); s.bind((\"127.0.0.1\", 0)); s.listen(); "
+       "sys.exit(subprocess.run(sys.argv[1:], stdin=s).returncode)' %s",
+       "not connected"},
+  };
+  for (const Row& row : rows) {
+    std::string line = row.line;
+    line.replace(line.find("%s"), 2, kLoopback + " " + (folder / "new") + " --create 1M -");
+    const Result result = testing::Shell(line);
+    EXPECT_EQ(result.exit_code, 2) << line << "\n" << result.output;
+    EXPECT_NE(result.output.find(row.is), std::string::npos) << line << "\n" << result.output;
+  }
+  EXPECT_NE(access((folder / "new").c_str(), F_OK), 0) << "nothing was created";
+}
+
 TEST(ServeTest, EverySignalToEndEndsItCleanly) {
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
     Served served;
@@ -243,17 +289,6 @@ TEST(ServeTest, RequestsThatArrivedBeforeTheSignalAreAnswered) {
   client.Send(requests);
   EXPECT_EQ(served.End(), 0);
   EXPECT_EQ(client.Receive(replies.size() + 1), replies);
-}
-
-TEST(ServeTest, AClientThatReadsNothingDoesNotKeepItFromEnding) {
-  Served served;
-  NbdClient client(served.path);
-  ASSERT_TRUE(client.Go());
-  for (uint64_t i = 0; i < 8; ++i) client.Send(Request(0, kRead, i, 0, 32 << 20));
-  const auto start = std::chrono::steady_clock::now();
-  EXPECT_EQ(served.End(), 0);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
-  EXPECT_NE(served.program->output().find("do not read their answers"), std::string::npos) << served.program->output();
 }
 
 TEST(ServeTest, TheSocketOfAKilledServerIsTakenOver) {
@@ -420,102 +455,17 @@ TEST(ServeTest, VerboseLogsRequestsAndClients) {
   }
 }
 
-TEST(ServeTest, MoreClientsThanAllowedWaitForTheirTurn) {
-  Served served({"--max-clients", "2"});
-  auto first = std::make_unique<NbdClient>(served.path);
-  NbdClient second(served.path);
-  ASSERT_TRUE(first->Go());
-  ASSERT_TRUE(second.Go());
-  NbdClient third(served.path);
-  std::atomic<bool> third_went = false;
-  std::thread waiting([&] { third_went = third.Go(); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
-  EXPECT_FALSE(third_went);
-  first.reset();
-  waiting.join();
-  EXPECT_TRUE(third_went);
-}
-
-TEST(ServeTest, AClientMustEndItsNegotiationInTime) {
-  Served served({"--handshake-timeout", "1"});
-  const auto start = std::chrono::steady_clock::now();
-  NbdClient silent(served.path), dripping(served.path), quick(served.path);
-  ASSERT_TRUE(quick.Go());
-  // Never silent for long, and never done.
-  std::thread drip([&] {
-    const std::string bytes = Big(4, 3) + ClientOption(3, "") + ClientOption(3, "") + ClientOption(3, "");
-    for (char byte : bytes) {
-      dripping.Send(std::string(1, byte));
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    }
-  });
-  silent.Receive(100);
-  EXPECT_TRUE(silent.Closed());
-  dripping.Receive(1000);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
-  drip.join();
-  EXPECT_EQ(quick.Do(0, kRead, 0, 512), 0u) << "the limit is for the negotiation alone";
-  EXPECT_EQ(served.End(), 0);
-}
-
-TEST(ServeTest, AnIdleClientIsDisconnectedWhereThatIsAskedFor) {
-  Served served({"--idle-timeout", "1"});
-  NbdClient idle(served.path), half(served.path), deaf(served.path);
-  ASSERT_TRUE(idle.Go() && half.Go() && deaf.Go());
-  half.Send(Request(0, kWrite, 1, 0, 1000) + "x");
-  for (uint64_t i = 0; i < 4; ++i) deaf.Send(Request(0, kRead, i, 0, 32 << 20));
-  NbdClient busy(served.path);
-  ASSERT_TRUE(busy.Go());
-  const auto start = std::chrono::steady_clock::now();
-  while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(2500)) {
-    ASSERT_EQ(busy.Do(0, kRead, 0, 512), 0u);
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  EXPECT_TRUE(idle.Closed());
-  EXPECT_TRUE(half.Closed());
-  EXPECT_LT(deaf.Receive(128 << 20).size(), size_t{128} << 20) << "who takes no answers is idle too";
-  EXPECT_EQ(served.End(), 0);
-}
-
-TEST(ServeTest, WithoutAnIdleTimeoutSilenceIsNoOffence) {
-  Served served({"--handshake-timeout", "1"});
-  NbdClient idle(served.path);
-  ASSERT_TRUE(idle.Go());
-  std::this_thread::sleep_for(std::chrono::milliseconds(2500));
-  EXPECT_EQ(idle.Do(0, kRead, 0, 512), 0u);
-}
-
 TEST(ServeTest, SpinningServesAndStopsWhenNothingComes) {
   Served served({"--spin", "2000"});
   NbdClient client(served.path);
   ASSERT_TRUE(client.Go());
   for (int i = 0; i < 100; ++i) ASSERT_EQ(client.Do(0, kRead, 4096 * i, 4096), 0u);
-  const auto cpu = [&] {
-    std::ifstream stat("/proc/" + std::to_string(served.program->pid()) + "/stat");
-    std::string word;
-    long ticks = 0;
-    for (int field = 1; stat >> word; ++field) {
-      if (field == 14 || field == 15) ticks += std::stol(word);
-    }
-    return ticks;  // of 10 ms
-  };
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  const long before = cpu();
+  const long before = served.CpuTicks();
   std::this_thread::sleep_for(std::chrono::seconds(1));
-  EXPECT_LE(cpu() - before, 2) << "it spins although nobody asks for anything";
+  EXPECT_LE(served.CpuTicks() - before, 2) << "it spins although nobody asks for anything";
   EXPECT_EQ(client.Do(0, kRead, 0, 512), 0u);
   EXPECT_EQ(served.End(), 0);
-}
-
-TEST(ServeTest, TheLargestRequestIsAnOption) {
-  Served served({"--max-request", "64K"});
-  NbdClient client(served.path);
-  ASSERT_TRUE(client.Go());
-  EXPECT_EQ(client.Do(0, kRead, 0, 65536), 0u);
-  EXPECT_EQ(client.Do(0, kRead, 0, 65537), 22u);
-  std::string data(65537, 'x');
-  EXPECT_EQ(client.Do(0, kWrite, 0, 65537, &data), 22u);
-  EXPECT_EQ(client.Do(0, kRead, 0, 1), 0u);
 }
 
 TEST(ServeTest, WhatNewServersKnowCanBeRefused) {
@@ -543,104 +493,6 @@ TEST(ServeTest, WhatNewServersKnowCanBeRefused) {
   EXPECT_EQ(ask({"--no-structured-replies"}), (std::vector<char>{8, 10, 11}));
   EXPECT_EQ(ask({"--no-meta-context"}), (std::vector<char>{10}));
   EXPECT_EQ(ask({"--no-extended-headers"}), (std::vector<char>{11}));
-}
-
-// At every byte of a negotiation and of requests of all kinds. Those of one client do not overlap another's, which is still
-// being answered.
-TEST(ServeTest, ConnectionsThatBreakAnywhere) {
-  Served served;
-  const auto all_of = [](uint64_t client) {
-    return Big(4, 3) + ClientOption(8, "") + ClientOption(11, "") +
-           ClientOption(10, Big(4, 0) + Big(4, 1) + Big(4, 15) + "base:allocation") + ClientOption(7, Big(4, 0) + Big(2, 0)) +
-           ExtendedRequest(32, 1, 1, (2 << 20) + client * 128, 100) + std::string(100, 'x') +
-           ExtendedRequest(0, 0, 2, 0, 1 << 20) + ExtendedRequest(0, 7, 3, 0, 1 << 20) + ExtendedRequest(32, 7, 4, 0, 12) +
-           Big(8, 4096) + Big(4, 1) + ExtendedRequest(0, 3, 5, 0, 0);
-  };
-  for (size_t cut = 0; cut <= all_of(0).size(); ++cut) {
-    NbdClient client(served.path);
-    client.Send(all_of(cut).substr(0, cut));
-    if (cut % 3 == 0) client.Receive(18);
-    if (cut % 2 == 0) client.CloseSending();
-  }
-  EXPECT_TRUE(ServesWell(served.path));
-  EXPECT_EQ(served.End(), 0) << served.program->output();
-}
-
-// Each leaves the server serving others, whatever became of its own connection.
-TEST(ServeTest, HostileClients) {
-  const std::string flags = Big(4, 3), go = ClientOption(7, Big(4, 0) + Big(2, 0));
-  const std::string option_magic = Big(8, 0x49484156454f5054);
-  struct Row {
-    const char* name;
-    std::string bytes;
-    bool closes;  // the server ends the connection by itself
-  };
-  const Row rows[] = {
-      {"nothing at all", "", false},
-      {"half the client flags, then silence", flags.substr(0, 2), false},
-      {"unknown client flags", Big(4, 0xffffffff), true},
-      {"HTTP", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", true},
-      {"an option without magic", flags + std::string(16, 'x'), true},
-      {"half an option, then silence", flags + go.substr(0, 20), false},
-      {"an option that claims 4 GiB, then silence", flags + option_magic + Big(4, 7) + Big(4, 0xffffffff) + "x", false},
-      {"an export name that claims 4 GiB", flags + option_magic + Big(4, 1) + Big(4, 0xffffffff) + "x", true},
-      {"an unknown export name", flags + ClientOption(1, "none"), true},
-      {"a request without magic", flags + go + std::string(28, 'x'), true},
-      {"half a request, then silence", flags + go + Request(0, kRead, 1, 0, 1).substr(0, 14), false},
-      {"a write that claims 4 GiB, then silence", flags + go + Request(0, kWrite, 1, 0, 0xffffffff) + "x", false},
-      {"a write of 32 MiB that ends early", flags + go + Request(0, kWrite, 1, 0, 32 << 20) + std::string(100000, 'x'), false},
-      {"disconnect and more", flags + go + Request(0, kDisc, 1, 0, 0) + std::string(1000, 'x'), true},
-  };
-  Served served;
-  uint64_t offset = 0;
-  for (const Row& row : rows) {
-    NbdClient client(served.path);
-    client.Send(row.bytes);
-    EXPECT_TRUE(ServesWell(served.path, offset += 64)) << row.name;
-    if (row.closes) {
-      client.Receive(1 << 20);
-      EXPECT_TRUE(client.Closed()) << row.name;
-    } else {
-      // What is unfinished waits; when the client gives up, so does the server.
-      client.CloseSending();
-      client.Receive(1 << 20);
-      EXPECT_TRUE(client.Closed()) << row.name;
-    }
-  }
-  EXPECT_EQ(served.End(), 0) << served.program->output();
-}
-
-TEST(ServeTest, ClaimsCostNoMemory) {
-#ifdef __SANITIZE_THREAD__
-  GTEST_SKIP() << "ThreadSanitizer's own memory is most of what a thread takes";
-#endif
-  Served served;
-  ASSERT_TRUE(ServesWell(served.path));
-  const long before = served.PeakMemoryKiB();
-  std::vector<std::unique_ptr<NbdClient>> clients;
-  for (int i = 0; i < 50; ++i) {
-    clients.push_back(std::make_unique<NbdClient>(served.path));
-    ASSERT_TRUE(clients.back()->Go());
-    clients.back()->Send(Request(0, kWrite, 1, 0, 0xffffffff) + std::string(1 << 20, 'x'));
-  }
-  ASSERT_TRUE(ServesWell(served.path));
-  // 50 MiB were sent and 200 GiB claimed.
-  EXPECT_LT(served.PeakMemoryKiB() - before, 32 * 1024);
-}
-
-TEST(ServeTest, ConnectionsComeAndGoWithoutALeak) {
-  Served served;
-  const auto count = [&](const std::string& what) {
-    return testing::Shell("ls /proc/" + std::to_string(served.program->pid()) + "/" + what + " | wc -l").output;
-  };
-  // The first client may make the run time start what it needs once.
-  ASSERT_TRUE(ServesWell(served.path));
-  usleep(500000);
-  const std::string fds = count("fd"), tasks = count("task");
-  for (uint64_t i = 0; i < 200; ++i) ASSERT_TRUE(ServesWell(served.path, 8192 + i * 64));
-  for (int tries = 0; tries < 100 && (count("fd") != fds || count("task") != tasks); ++tries) usleep(20000);
-  EXPECT_EQ(count("fd"), fds);
-  EXPECT_EQ(count("task"), tasks);
 }
 
 TEST(ServeTest, EveryClientSeesWhatAnotherWrote) {

@@ -154,14 +154,14 @@ TEST(TakeoverTest, ContentsAreHandedOverThroughAnyStack) {
 }
 
 TEST(TakeoverTest, WhatAKillCostsIsKnownBeforehand) {
-  EXPECT_TRUE(LosesWhenKilled<Memory>({.size = 1}));
-  EXPECT_TRUE((LosesWhenKilled<Concat<Null, Log<Memory>>>({})));
-  EXPECT_FALSE(LosesWhenKilled<Log<FileBacked>>({}));
-  EXPECT_TRUE(LosesWhenKilled<Log<Cache<FileBacked>>>({}));
-  EXPECT_FALSE(LosesWhenKilled<Log<Cache<FileBacked>>>({.below = {.write_through = true}}));
-  EXPECT_TRUE(LosesWhenKilled<Log<Checksum<FileBacked>>>({})) << "what is in its stage";
-  EXPECT_TRUE((LosesWhenKilled<Cache<Checksum<FileBacked>>>({.write_through = true})));
-  EXPECT_TRUE(LosesWhenKilled<PowerCut<FileBacked>>({}));
+  EXPECT_EQ(LossWhenKilled<Memory>({.size = 1}), Loss::kContents);
+  EXPECT_EQ((LossWhenKilled<Concat<Null, Log<Memory>>>({})), Loss::kContents);
+  EXPECT_EQ(LossWhenKilled<Log<FileBacked>>({}), Loss::kNothing);
+  EXPECT_EQ(LossWhenKilled<Log<Cache<FileBacked>>>({}), Loss::kWrites);
+  EXPECT_EQ(LossWhenKilled<Log<Cache<FileBacked>>>({.below = {.write_through = true}}), Loss::kNothing);
+  EXPECT_EQ(LossWhenKilled<Log<Checksum<FileBacked>>>({}), Loss::kWrites) << "what is in its stage";
+  EXPECT_EQ((LossWhenKilled<Cache<Checksum<FileBacked>>>({.write_through = true})), Loss::kWrites);
+  EXPECT_EQ(LossWhenKilled<PowerCut<FileBacked>>({}), Loss::kWrites);
 }
 
 TEST(TakeoverTest, NothingIsMadeOfWhatShouldBeThere) {
@@ -176,26 +176,26 @@ TEST(TakeoverTest, NothingIsMadeOfWhatShouldBeThere) {
 
 TEST(TakeoverTest, OnlyAKernelDeviceIsTakenOver) {
   ServeOptions options;
-  const absl::StatusOr<Takeover> nothing = Takeover::Begin(options, false);
+  const absl::StatusOr<Takeover> nothing = Takeover::Begin(options, Loss::kNothing);
   ASSERT_TRUE(nothing.ok());
   EXPECT_EQ(nothing->device(), "");
   for (const char* target : {"", "nbd://localhost/", "nbd+unix:///?socket=/tmp/x"}) {
     options = {};
     options.target = target;
     options.resume = true;
-    EXPECT_TRUE(absl::IsInvalidArgument(Takeover::Begin(options, false).status())) << target;
+    EXPECT_TRUE(absl::IsInvalidArgument(Takeover::Begin(options, Loss::kNothing).status())) << target;
     options.resume = false;
     options.replace = true;
-    EXPECT_TRUE(absl::IsInvalidArgument(Takeover::Begin(options, false).status())) << target;
+    EXPECT_TRUE(absl::IsInvalidArgument(Takeover::Begin(options, Loss::kNothing).status())) << target;
   }
   options = {};
   options.target = "/dev/nbd0";
   options.resume = options.replace = true;
-  EXPECT_THAT(std::string(Takeover::Begin(options, false).status().message()), HasSubstr("--resume and --replace"));
+  EXPECT_THAT(std::string(Takeover::Begin(options, Loss::kNothing).status().message()), HasSubstr("--resume and --replace"));
   options = {};
   options.target = "/dev/nbd0";
   options.ioctl = options.resume = true;
-  EXPECT_THAT(std::string(Takeover::Begin(options, false).status().message()), HasSubstr("--ioctl"));
+  EXPECT_THAT(std::string(Takeover::Begin(options, Loss::kNothing).status().message()), HasSubstr("--ioctl"));
 }
 
 TEST(TakeoverTest, ABackendIsNamedByWhatTheCommandLineNames) {

@@ -36,6 +36,24 @@ Target Tcp(const std::string& host, uint16_t port, const std::string& name) {
   return target;
 }
 
+Target Vsock(uint32_t cid, uint32_t port, const std::string& name) {
+  Target target;
+  target.kind = Kind::kVsock;
+  target.cid = cid;
+  target.port = port;
+  target.export_name = name;
+  return target;
+}
+Target StandardInput() {
+  Target target;
+  target.kind = Kind::kStandardInput;
+  return target;
+}
+Target WithTls(Target target) {
+  target.tls = true;
+  return target;
+}
+
 TEST(TargetTest, EveryFormIsParsedAndItsCanonicalUriParsesToTheSame) {
   struct Row {
     std::string text;
@@ -70,6 +88,15 @@ TEST(TargetTest, EveryFormIsParsedAndItsCanonicalUriParsesToTheSame) {
       {"nbd://[::ffff:1.2.3.4]:99", Tcp("::ffff:1.2.3.4", 99, ""), "nbd://[::ffff:1.2.3.4]:99/"},
       {"nbd://[fe80::1%25eth0]:99", Tcp("fe80::1%eth0", 99, ""), "nbd://[fe80::1%25eth0]:99/"},
       {"nbd://h/" + name4096, Tcp("h", 10809, name4096), "nbd://h/" + name4096},
+      {"-", StandardInput(), "-"},
+      {"nbd+vsock://", Vsock(0xffffffff, 10809, ""), "nbd+vsock:///"},
+      {"nbd+vsock:///disk", Vsock(0xffffffff, 10809, "disk"), "nbd+vsock:///disk"},
+      {"nbd+vsock://:7000/disk", Vsock(0xffffffff, 7000, "disk"), "nbd+vsock://:7000/disk"},
+      {"nbd+vsock://2", Vsock(2, 10809, ""), "nbd+vsock://2/"},
+      {"NBD+VSOCK://4294967294:4294967294/", Vsock(4294967294, 4294967294, ""), "nbd+vsock://4294967294:4294967294/"},
+      {"nbds://h:1/disk", WithTls(Tcp("h", 1, "disk")), "nbds://h:1/disk"},
+      {"NBDS+unix:///disk?socket=x", WithTls(Unix("disk", "x")), "nbds+unix:///disk?socket=x"},
+      {"nbds+vsock://3:0/", WithTls(Vsock(3, 0, "")), "nbds+vsock://3:0/"},
   };
   for (const Row& row : table) {
     const absl::StatusOr<Target> target = ParseTarget(row.text);
@@ -83,7 +110,9 @@ TEST(TargetTest, EveryFormIsParsedAndItsCanonicalUriParsesToTheSame) {
 }
 
 TEST(TargetTest, EverythingElseIsRefusedWithASentenceThatSaysWhatToWrite) {
-  const std::string forms = ": give /dev/nbdN, nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME";
+  const std::string forms =
+      ": give /dev/nbdN, nbd+unix:///NAME?socket=PATH, nbd://HOST:PORT/NAME, nbd+vsock://:PORT/NAME, or - for standard input";
+  const std::string of_clients = ", which is for clients: give this server --tls-";
   const std::vector<std::pair<std::string, std::string>> table = {
       {"", "\"\" is no target" + forms},
       {"nbd0", "\"nbd0\" is no target" + forms},
@@ -94,8 +123,10 @@ TEST(TargetTest, EverythingElseIsRefusedWithASentenceThatSaysWhatToWrite) {
       {"x.sock", "\"x.sock\" is a path and no target: for a Unix socket there, write nbd+unix:///?socket=x.sock"},
       {"./a b", "\"./a b\" is a path and no target: for a Unix socket there, write nbd+unix:///?socket=./a%20b"},
       {"http://h/", "\"http://h/\" has an unknown scheme \"http\"" + forms},
-      {"nbds://h/", "\"nbds://h/\" asks for TLS, which is not supported: use nbd://"},
-      {"nbds+unix:///?socket=x", "\"nbds+unix:///?socket=x\" asks for TLS, which is not supported: use nbd+unix://"},
+      {"nbdss://h/", "\"nbdss://h/\" has an unknown scheme \"nbdss\"" + forms},
+      {"s+unix:///?socket=x", "\"s+unix:///?socket=x\" has an unknown scheme \"s+unix\"" + forms},
+      {"nbd+tcp://h/", "\"nbd+tcp://h/\" has an unknown scheme \"nbd+tcp\"" + forms},
+      {"--", "\"--\" is no target" + forms},
       {"nbd://h/#x", "\"nbd://h/#x\" has a fragment, which means nothing to NBD: write # itself as %23"},
       {"nbd+unix:///disk", "\"nbd+unix:///disk\" names no socket: write nbd+unix:///NAME?socket=PATH"},
       {"nbd+unix:///?socket=", "\"nbd+unix:///?socket=\" names no socket: write nbd+unix:///NAME?socket=PATH"},
@@ -106,7 +137,9 @@ TEST(TargetTest, EverythingElseIsRefusedWithASentenceThatSaysWhatToWrite) {
       {"nbd+unix:///?sokcet=a",
        "\"nbd+unix:///?sokcet=a\" has an unknown parameter \"sokcet\": the only one is that of nbd+unix:///NAME?socket=PATH"},
       {"nbd+unix:///?socket=a&tls-type=psk",
-       "\"nbd+unix:///?socket=a&tls-type=psk\" asks for tls-type, but TLS is not supported"},
+       "\"nbd+unix:///?socket=a&tls-type=psk\" has tls-type" + of_clients + "certificates=DIR or --tls-psk=FILE"},
+      {"nbds://h/?tls-certificates=a",
+       "\"nbds://h/?tls-certificates=a\" has tls-certificates" + of_clients + "certificates=DIR or --tls-psk=FILE"},
       {"nbd://h/?socket=a",
        "\"nbd://h/?socket=a\" has an unknown parameter \"socket\": the only one is that of nbd+unix:///NAME?socket=PATH"},
       {"nbd+unix:///?socket=%00/abstract",
@@ -128,7 +161,17 @@ TEST(TargetTest, EverythingElseIsRefusedWithASentenceThatSaysWhatToWrite) {
       {"nbd://h:99999999999/",
        "\"nbd://h:99999999999/\" has \"99999999999\" as its port: give a number up to 65535, or 0 for a free one"},
       {"nbd://h:http/", "\"nbd://h:http/\" has \"http\" as its port: give a number up to 65535, or 0 for a free one"},
-      {"nbd://u@h/", "\"nbd://u@h/\" names a user, which needs TLS, and TLS is not supported"},
+      {"nbds://u@h/", "\"nbds://u@h/\" names a user" + of_clients + "psk=FILE, which names all of them"},
+      {"nbds+unix://u@/?socket=a",
+       "\"nbds+unix://u@/?socket=a\" names a user" + of_clients + "psk=FILE, which names all of them"},
+      {"nbds+vsock://u@2/", "\"nbds+vsock://u@2/\" names a user" + of_clients + "psk=FILE, which names all of them"},
+      {"nbd+vsock://host/", "\"nbd+vsock://host/\" has \"host\" as its CID: give a number up to 4294967294, or none for any"},
+      {"nbd+vsock://4294967295/",
+       "\"nbd+vsock://4294967295/\" has \"4294967295\" as its CID: give a number up to 4294967294, or none for any"},
+      {"nbd+vsock://2:4294967295/",
+       "\"nbd+vsock://2:4294967295/\" has \"4294967295\" as its port: give a number up to 4294967294, or 0 for a free one"},
+      {"nbd+vsock://2/?socket=a",
+       "\"nbd+vsock://2/?socket=a\" has an unknown parameter \"socket\": the only one is that of nbd+unix:///NAME?socket=PATH"},
       {"nbd://a b/", "\"nbd://a b/\" has \"a b\" as its host, which is no name and no address"},
       {"nbd://::1/",
        "\"nbd://::1/\" has an address with several colons: an IPv6 address goes in brackets, such as nbd://[::1]/"},

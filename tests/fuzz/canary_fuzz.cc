@@ -23,6 +23,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace buse::testing;
   if (size == 0) return 0;
   const std::string requests(reinterpret_cast<const char*>(data) + 1, size - 1);
-  RunDialogue<Forgetful>(data[0], requests, {.size = 32 << 10});
+  RunDialogue<Forgetful>(data[0], requests, 32 << 10, {.size = 32 << 10});
   return 0;
 }

@@ -14,8 +14,9 @@ namespace {
 
 using Style = Dialogue::Style;
 
-constexpr uint16_t kRead = 0, kWrite = 1, kDisc = 2, kTrim = 4, kWriteZeroes = 6, kBlockStatus = 7;
-constexpr uint16_t kDf = 4, kReqOne = 8, kPayloadLen = 32;
+constexpr uint16_t kRead = 0, kWrite = 1, kDisc = 2, kFlush = 3, kTrim = 4, kWriteZeroes = 6, kBlockStatus = 7, kResize = 8;
+constexpr uint16_t kFua = 1, kDf = 4, kReqOne = 8, kPayloadLen = 32;
+constexpr uint64_t kAllocation = 1, kCache = 2;  // contexts
 constexpr uint64_t kMaxPayload = 32 << 20;
 
 uint64_t FromBig(const std::string& bytes, size_t at, size_t size) {
@@ -35,7 +36,9 @@ struct Asked {
 
 class Trial {
  public:
-  explicit Trial(Dialogue dialogue) : dialogue_(std::move(dialogue)), extended_(dialogue_.style == Style::kExtended) {}
+  explicit Trial(Dialogue& dialogue) : dialogue_(dialogue), extended_(dialogue.style == Style::kExtended) {
+    dialogue.unflushed.resize(dialogue.disk.size());
+  }
 
   std::string Run() {
     if (dialogue_.style != Style::kSimple) {
@@ -94,16 +97,16 @@ class Trial {
     return {};
   }
 
-  bool InRange(const Asked& asked) const {
-    const uint64_t size = dialogue_.disk.size();
-    return asked.offset <= size && asked.length <= size - asked.offset;
-  }
+  static bool EndsBy(uint64_t size, const Asked& asked) { return asked.offset <= size && asked.length <= size - asked.offset; }
+  bool InRange(const Asked& asked) const { return EndsBy(dialogue_.disk.size(), asked); }
 
   void MarkWhatChanges(const std::vector<Asked>& all) {
-    changes_.resize(dialogue_.disk.size());
+    changes_.resize(std::max(dialogue_.disk.size(), dialogue_.resize_limit));
     for (const Asked& asked : all) {
       const bool change = asked.type == kWrite || asked.type == kTrim || asked.type == kWriteZeroes;
-      if (change && InRange(asked)) std::fill_n(changes_.begin() + asked.offset, asked.length, true);
+      if (change && EndsBy(changes_.size(), asked)) std::fill_n(changes_.begin() + asked.offset, asked.length, true);
+      // What is cut off and added again is changed.
+      if (asked.type == kResize) std::fill(changes_.begin() + std::min(asked.offset, changes_.size()), changes_.end(), true);
     }
   }
 
@@ -119,15 +122,30 @@ class Trial {
 
   // A success: what it did to the disk.
   std::string Apply(const Asked& asked) {
+    std::vector<bool>& unflushed = dialogue_.unflushed;
+    if (asked.type == kResize) return ApplyResize(asked);
     if (!InRange(asked)) return "success past the end";
+    const auto change = [&](bool durably) { std::fill_n(unflushed.begin() + asked.offset, asked.length, !durably); };
     if (asked.type == kWrite) {
       if (asked.payload.size() != asked.length) return "a write without payload succeeded";
       dialogue_.disk.replace(asked.offset, asked.length, asked.payload);
+      change((asked.flags & kFua) != 0);
     } else if (asked.type == kTrim || asked.type == kWriteZeroes) {
       dialogue_.disk.replace(asked.offset, asked.length, asked.length, '\0');
+      change((asked.flags & kFua) != 0);
+    } else if (asked.type == kFlush) {
+      std::fill(unflushed.begin(), unflushed.end(), false);
     } else if (asked.type > kBlockStatus) {
       return "an unknown command succeeded";
     }
+    return "";
+  }
+
+  std::string ApplyResize(const Asked& asked) {
+    if (dialogue_.resize_limit == 0) return "a size was changed without leave";
+    if (asked.offset == 0 || asked.offset > dialogue_.resize_limit || asked.length != 0) return "an impossible size succeeded";
+    dialogue_.disk.resize(asked.offset, '\0');
+    dialogue_.unflushed.resize(asked.offset, true);
     return "";
   }
 
@@ -158,9 +176,9 @@ class Trial {
       if (extended_ && mine.back().offset != asked.offset) return "another offset";
     } while (!mine.back().done());
     if (asked.type == kRead) return JudgeRead(asked, mine);
+    if (asked.type == kBlockStatus) return JudgeStatuses(asked, mine);
     if (mine.size() != 1) return "more than one chunk";
     if (mine[0].is_error()) return "";
-    if (asked.type == kBlockStatus) return JudgeStatus(asked, mine[0]);
     if (mine[0].type != 0) return "a chunk of another command";
     return Apply(asked);
   }
@@ -174,26 +192,76 @@ class Trial {
     return "";
   }
 
-  std::string JudgeStatus(const Asked& asked, const ReplyMessage& chunk) {
-    if (!dialogue_.context) return "a status without a context";
+  // The contexts that a BLOCK_STATUS asks for.
+  std::vector<uint64_t> Wanted(const Asked& asked) const {
+    std::vector<uint64_t> wanted;
+    if (extended_ && (asked.flags & kPayloadLen) != 0) {
+      for (size_t at = 8; at + 4 <= asked.payload.size(); at += 4) wanted.push_back(FromBig(asked.payload, at, 4));
+    } else {
+      if (dialogue_.allocation) wanted.push_back(kAllocation);
+      if (dialogue_.cache) wanted.push_back(kCache);
+    }
+    return wanted;
+  }
+
+  // One chunk for each context, in any order; the last may be an error in place of one.
+  std::string JudgeStatuses(const Asked& asked, const std::vector<ReplyMessage>& chunks) {
+    std::vector<uint64_t> wanted = Wanted(asked);
+    for (const ReplyMessage& chunk : chunks) {
+      if (chunk.is_error()) return chunk.done() ? "" : "a status after an error";
+      if (chunk.type != (extended_ ? 6 : 5)) return "a status of another kind";
+      const uint64_t context = FromBig(chunk.payload, 0, 4);
+      const auto found = std::find(wanted.begin(), wanted.end(), context);
+      if (found == wanted.end()) return "a status in a context that was not asked for";
+      wanted.erase(found);
+      const bool selected = context == kCache ? dialogue_.cache : dialogue_.allocation;
+      if (!selected) return "a status without its context";
+      if (std::string wrong = JudgeStatus(asked, chunk, context); !wrong.empty()) return wrong;
+    }
+    return wanted.empty() ? "" : "a context was left out";
+  }
+
+  std::string JudgeStatus(const Asked& asked, const ReplyMessage& chunk, uint64_t context) {
     if (!InRange(asked)) return "a status past the end";
-    if (chunk.type != (extended_ ? 6 : 5)) return "a status of another kind";
     const std::vector<StatusExtent> extents = StatusExtents(chunk);
+    if (extents.empty()) return "a status without extents";
     if ((asked.flags & kReqOne) != 0 && extents.size() != 1) return "REQ_ONE was overlooked";
     uint64_t at = asked.offset;
     for (const StatusExtent& extent : extents) {
       if (extent.length == 0 || extent.length > asked.offset + asked.length - at) return "an extent past what was asked";
-      if (extent.flags != 0 && extent.flags != 2 && extent.flags != 3) return "an unknown status";
-      const auto begin = dialogue_.disk.begin() + at;
-      if (extent.flags != 0 && std::any_of(begin, begin + extent.length, [](char c) { return c != 0; })) {
-        return "data called zeroes";
-      }
+      std::string wrong = context == kCache ? JudgeCached(at, extent) : JudgeAllocated(at, extent);
+      if (!wrong.empty()) return wrong;
       at += extent.length;
     }
     return "";
   }
 
-  Dialogue dialogue_;
+  std::string JudgeAllocated(uint64_t at, const StatusExtent& extent) const {
+    if (extent.flags != 0 && extent.flags != 2 && extent.flags != 3) return "an unknown status";
+    if (extent.flags != 0 && dialogue_.disk.compare(at, extent.length, std::string(extent.length, '\0')) != 0) {
+      return "data called zeroes";
+    }
+    return "";
+  }
+
+  // In every sector that is dirty something was written, and was not flushed.
+  std::string JudgeCached(uint64_t at, const StatusExtent& extent) const {
+    constexpr uint64_t kCached = 1, kDirty = 2, kSector = 512;
+    if ((extent.flags & ~(kCached | kDirty)) != 0) return "an unknown status of a cache";
+    if (extent.flags == kDirty) return "dirty, and not cached";  // no block is larger than a sector here
+    if ((extent.flags & kDirty) == 0) return "";
+    const std::vector<bool>& unflushed = dialogue_.unflushed;
+    for (const uint64_t end = at + extent.length; at < end;) {
+      const auto from = unflushed.begin() + (at - std::min(at, kSector - 1));
+      const auto to = unflushed.begin() + std::min(at + kSector, unflushed.size());
+      const auto found = std::find(from, to, true);
+      if (found == to) return "dirty, and nothing was written";
+      at = static_cast<uint64_t>(found - unflushed.begin()) + kSector;
+    }
+    return "";
+  }
+
+  Dialogue& dialogue_;
   const bool extended_;
   std::vector<ReplyMessage> messages_;
   std::vector<bool> changes_;  // bytes that some request changes; empty where that does not matter
@@ -205,6 +273,6 @@ class Trial {
 
 }  // namespace
 
-std::string Judge(Dialogue dialogue) { return Trial(std::move(dialogue)).Run(); }
+std::string Judge(Dialogue& dialogue) { return Trial(dialogue).Run(); }
 
 }  // namespace buse::testing

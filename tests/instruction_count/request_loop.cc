@@ -11,31 +11,44 @@
 // Exit code 3: serving allocated memory.
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "buse/connection.h"
+#include "buse/negotiation.h"
 #include "layers/memory.h"
 #include "layers/passthrough.h"
 #include "tests/wire.h"
 
 static uint64_t allocations = 0;
 
-// Not inlined, where the compiler would take malloc and free for a mismatch.
-[[gnu::noinline]] void* operator new(size_t size) {
+// In the place of the C library's, which `operator new` calls too.
+extern "C" {
+void* __libc_malloc(size_t size);
+void* __libc_calloc(size_t count, size_t size);
+void* __libc_realloc(void* memory, size_t size);
+
+void* malloc(size_t size) {
   ++allocations;
-  void* memory = std::malloc(size);
-  if (memory == nullptr) std::abort();
-  return memory;
+  return __libc_malloc(size);
 }
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+void* calloc(size_t count, size_t size) {
+  ++allocations;
+  return __libc_calloc(count, size);
+}
+void* realloc(void* memory, size_t size) {
+  ++allocations;
+  return __libc_realloc(memory, size);
+}
+}
 
 namespace buse {
 namespace {
@@ -107,9 +120,15 @@ template <class Stack>
   // So that reads find bytes, and not a hole.
   if (!Stack::Write(*state, 0, std::vector<std::byte>(kSize, std::byte{1})).ok()) return 1;
   Exported<Stack> exported = {.device = *state, .about = {.size = kSize, .flags = nbd::TransmissionFlags<Stack>()}};
-  auto connection = std::make_unique<Connection<Stack, Batches>>(exported, Batches(negotiation, batch, requests / kBatch),
-                                                                 *Buffers::Create());
-  if (!negotiation.empty() && !connection->Negotiate().ok()) return 1;
+  Batches client(negotiation, batch, requests / kBatch);
+  Agreement agreement = {.terms = {.flags = exported.about.flags}};
+  if (!negotiation.empty()) {
+    const nbd::Export* const exports[] = {&exported.about};
+    absl::StatusOr<std::optional<Agreement>> agreed = Negotiate(client, exports);
+    if (!agreed.ok() || !agreed->has_value()) return 1;
+    agreement = **agreed;
+  }
+  auto connection = std::make_unique<Connection<Stack, Batches>>(exported, client, *Buffers::Create(), agreement);
   const uint64_t before = allocations;
   if (!connection->Transmit().ok()) return 1;
   return allocations == before ? 0 : 3;

@@ -172,6 +172,83 @@ EOF)");
   EndServer();
 }
 
+// buse:cache over a disk that holds writes in memory, by nbdinfo.
+TEST_F(InteropTest, NbdinfoMapsWhatACacheHolds) {
+  Do(Runfile("examples/safedisk") + " format disk --create 64M");
+  Serve({"safedisk", folder_ + "/disk", uri_});
+  ExpectSays(Do("nbdinfo \"$URI\""), "buse:cache");
+  ExpectSays(Do("nbdinfo --map=buse:cache --totals \"$URI\""), "100.0%   0");
+  // A client that does not flush, and is cut off.
+  Do("qemu-io -f raw -t writeback -c 'write -P 7 1M 128k' -c 'abort' \"$URI\" || true");
+  const std::string map = Do("nbdinfo --map=buse:cache \"$URI\"");
+  for (const char* line : {"   1048576      131072    3", "   1179648    61227008    0"}) ExpectSays(map, line);
+  Do("qemu-io -f raw -c 'flush' \"$URI\"");
+  ExpectSays(Do("nbdinfo --map=buse:cache \"$URI\""), "   1048576      131072    1");
+  EndServer();
+  server_.reset();
+  Serve({"loopback", folder_ + "/disk", uri_});
+  EXPECT_EQ(Do("nbdinfo \"$URI\"").find("buse:cache"), std::string::npos) << "a stack without a cache says nothing of one";
+  EXPECT_NE(Shell("nbdinfo --map=buse:cache '" + uri_ + "'").exit_code, 0);
+  EndServer();
+}
+
+TEST_F(InteropTest, NbdshSeesTwoContextsAtOnce) {
+  Do(Runfile("examples/safedisk") + " format disk --create 16M");
+  Serve({"safedisk", folder_ + "/disk", uri_});
+  const std::string output = Do(R"(/usr/bin/python3 - "$URI" <<'EOF'
+import nbd, sys
+
+def connect(*contexts):
+    h = nbd.NBD()
+    for context in contexts:
+        h.add_meta_context(context)
+    h.connect_uri(sys.argv[1])
+    return h
+
+def status(h, length, offset, flags=0):
+    told = {}
+    def extents(context, at, entries, error):
+        assert at == offset and context not in told, context
+        told[context] = list(zip(entries[::2], entries[1::2]))
+    h.block_status(length, offset, extents, flags)
+    return told
+
+h = nbd.NBD()
+h.set_opt_mode(True)
+h.connect_uri(sys.argv[1])
+listed = []
+for query in ["buse:", "buse:cache", "buse:none", "none:"]:
+    h.clear_meta_contexts()
+    h.add_meta_context(query)
+    h.opt_list_meta_context(lambda name: listed.append((query, name)))
+assert listed == [("buse:", "buse:cache"), ("buse:cache", "buse:cache")], listed
+h.opt_abort()
+
+h = connect("base:allocation", "buse:cache")
+assert h.can_meta_context("buse:cache")
+both = h.can_meta_context("base:allocation")
+h.pwrite(b"a" * 8192, 4096)
+h.pwrite(b"b" * 512, 1 << 20)
+told = status(h, 2 << 20, 0)
+assert told["buse:cache"] == [(4096, 0), (8192, 3), ((1 << 20) - 12288, 0), (512, 3), ((1 << 20) - 512, 0)], told
+assert ("base:allocation" in told) == both, told
+assert status(h, 8192, 8192, nbd.CMD_FLAG_REQ_ONE)["buse:cache"] == [(4096, 3)]
+h.flush()
+assert status(h, 12288, 0)["buse:cache"] == [(4096, 0), (8192, 1)]
+h.pwrite(b"c" * 4096, 4096, nbd.CMD_FLAG_FUA)
+assert status(h, 12288, 0)["buse:cache"] == [(4096, 0), (8192, 1)], "durable, so clean"
+h.pread(4096, 8 << 20)
+assert status(h, 4096, 8 << 20)["buse:cache"] == [(4096, 1)]
+one = connect("buse:cache")
+assert list(status(one, 12288, 0)) == ["buse:cache"]
+none = connect()
+assert not none.can_meta_context("buse:cache")
+print("all as it should be")
+EOF)");
+  ExpectSays(output, "all as it should be");
+  EndServer();
+}
+
 TEST_F(InteropTest, NamesAndTcp) {
   // A free port, which the server tells.
   Serve({"memdisk", "1M", "nbd://127.0.0.1:0/disk"});

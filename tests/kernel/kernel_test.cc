@@ -395,5 +395,30 @@ TEST_F(KernelTest, OnlyRootAttachesAndDisconnects) {
   }
 }
 
+// Not of the kernel's nbd, but of a kernel: this machine's own may have no vsock, and the guest's can loop it back.
+class VsockTest : public KernelTest {};
+
+TEST_F(VsockTest, ClientsOfLibnbd) {
+  Shell(
+      "dir=/usr/lib/uml/modules/$(uname -r)/kernel/net/vmw_vsock; modprobe vsock_loopback || "
+      "for name in vsock vmw_vsock_virtio_transport_common vsock_loopback; do busybox insmod $dir/$name.ko; done");
+  if (!fs::exists("/sys/module/vsock_loopback")) GTEST_SKIP() << "this kernel has no vsock_loopback";
+  Process server({Memdisk(), "16M", "nbd+vsock://:0/disk"}, Path("vsock"));
+  ASSERT_TRUE(server.WaitForOutput("Ctrl-C")) << server.output();
+  const std::string said = server.output();
+  const size_t begin = said.find("nbd+vsock://");
+  ASSERT_NE(begin, std::string::npos) << said;
+  std::string uri = said.substr(begin, said.find('\n', begin) - begin);
+  // 1 is this machine itself.
+  uri = "nbd+vsock://1" + uri.substr(uri.rfind(':'));
+  Expect("[ $(nbdinfo --size '" + uri + "') = 16777216 ]");
+  Expect("nbdinfo --list '" + uri + "' | grep -q 'export=\"disk\"'");
+  Expect("cd " + folder_ + " && head -c 16M /dev/urandom > in && nbdcopy --connections=4 in '" + uri + "' && nbdcopy '" + uri +
+         "' out && cmp in out");
+  const Result none = Shell("nbdinfo '" + uri.substr(0, uri.rfind('/')) + "/none'");
+  EXPECT_NE(none.code, 0) << none.output;
+  EXPECT_EQ(server.End(SIGTERM), kExitOk) << server.output();
+}
+
 }  // namespace
 }  // namespace buse::testing

@@ -77,6 +77,25 @@ TEST_F(SafediskKernelTest, AFileSystemUnderVerifiedLoadStaysSound) {
   EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
 }
 
+// It had acknowledged writes that it had only in memory: to go on without them would be to lose them unnoticed.
+TEST_F(SafediskKernelTest, AKilledServerIsNotResumed) {
+  Expect("cp /bin/bash " + Mountpoint() + "/kept && sync -f " + Mountpoint());
+  EXPECT_EQ(server_->End(SIGKILL), 128 + SIGKILL);
+  for (const std::string& target : {device_, std::string("/dev/nbd")}) {
+    const Result refused = Run({Safedisk(), Image(), target, "--resume"});
+    EXPECT_EQ(refused.code, kExitBusy) << refused.output;
+    EXPECT_THAT(refused.output, HasSubstr("was in the memory of a server that is gone"));
+    EXPECT_THAT(refused.output, HasSubstr("--disconnect " + device_));
+  }
+  // What it says to do, and what is durable is there.
+  Shell("umount " + Mountpoint());
+  Expect(Safedisk() + " --disconnect " + device_ + " && " + Safedisk() + " check " + Image());
+  server_ = Serve({Safedisk(), Image(), device_, "--resume"}, device_);
+  Expect("mount " + device_ + " " + Mountpoint() + " && cmp /bin/bash " + Mountpoint() + "/kept && umount " + Mountpoint());
+  Expect("e2fsck -fn " + device_);
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk) << server_->output();
+}
+
 TEST_F(SafediskKernelTest, ScribbledBytesAreErrorsOnJustTheirBlocks) {
   Expect("cp -a /usr/include/linux " + Mountpoint() + "/tree && head -c 4M /dev/urandom > " + Path("victim") + " && cp " +
          Path("victim") + " " + Mountpoint() + "/victim && cp /bin/bash " + Mountpoint() + "/other");

@@ -308,10 +308,10 @@ TEST_P(SurvivalTest, OfTwoReplacementsAtOnceOneServesInTheEnd) {
   StartLoad(device_);
   for (int i = 0; i < 3; ++i) {
     const std::unique_ptr<Process> before = std::move(server_);
-    auto one = std::make_unique<Process>(Command({"--replace"}), Path("one"));
-    auto two = std::make_unique<Process>(Command({"--replace"}), Path("two"));
-    EXPECT_EQ(before->Wait(), kExitOk) << before->output();
-    EXPECT_TRUE(WaitUntil([&] { return one->HasEnded() || two->HasEnded(); }, seconds(20)));
+    auto one = std::make_unique<Process>(Command({"--replace"}), Path("one." + std::to_string(i)));
+    auto two = std::make_unique<Process>(Command({"--replace"}), Path("two." + std::to_string(i)));
+    EXPECT_TRUE(WaitUntil([&] { return one->HasEnded() || two->HasEnded(); }, seconds(40)));
+    EXPECT_EQ(before->Wait(), kExitOk) << before->output() << one->output() << two->output();
     ExpectProgress();
     EXPECT_NE(one->HasEnded(), two->HasEnded()) << one->output() << two->output();
     server_ = std::move(one->HasEnded() ? two : one);

@@ -47,12 +47,14 @@ constexpr Capabilities kOverFull = {.write = true,
                                     .prefetch = true,
                                     .view = true,
                                     .try_read = true,
-                                    .try_write = true};
+                                    .try_write = true,
+                                     .residency = true};
 static_assert(kCapabilities<Cache<Full>> == kOverFull);
 static_assert(kCapabilities<Cache<Writer>> ==
               Capabilities{
-                  .write = true, .write_through = true, .prefetch = true, .view = true, .try_read = true, .try_write = true});
-static_assert(kCapabilities<Cache<Bare>> == Capabilities{.prefetch = true, .view = true, .try_read = true});
+                  .write = true, .write_through = true, .prefetch = true, .view = true, .try_read = true, .try_write = true,
+                                     .residency = true});
+static_assert(kCapabilities<Cache<Bare>> == Capabilities{.prefetch = true, .view = true, .try_read = true, .residency = true});
 static_assert(Cache<Full512>::kBlockSize == 512);
 static_assert(Cache<BasicBare<1, Concurrency::kSerial>>::kConcurrency == Concurrency::kSerial);
 static_assert(Cache<BasicBare<1, Concurrency::kDisjoint>>::kConcurrency == Concurrency::kDisjoint);
@@ -564,6 +566,18 @@ TEST(CacheTest, TrimOfPartsOfSectorsSparesTheRest) {
     ASSERT_TRUE(decltype(cache)::Stack::Flush(cache.state).ok());
   }
   EXPECT_TRUE(cache.MediumHas(8100, 92, 1));
+}
+
+// Reading it again would store over what may be lent.
+TEST(CacheTest, ASectorTrimmedInPartStaysCached) {
+  CacheOver<Full> cache(1 << 20);
+  cache.ExpectRead(0, kPage, 0);
+  ASSERT_TRUE(decltype(cache)::Stack::Trim(cache.state, {100, 300}).ok());
+  cache.TakeCalls();
+  cache.ExpectRead(0, 100, 0);
+  cache.ExpectRead(100, std::vector<std::byte>(300));
+  cache.ExpectRead(400, kPage - 400, 0);
+  EXPECT_EQ(cache.TakeCalls(), Calls{});
 }
 
 TEST(CacheTest, HugeTrimsAreFast) {

@@ -65,7 +65,11 @@ class ChecksumFlipTest : public ::testing::Test {
   using Stack = Checksum<Full>;
 
   Stack::Config Config() {
-    return {.log = 32768, .stage = 32768, .table_cache = 8192, .below = {.size = 73728, .script = &script_}};
+    return {.log = 32768,
+            .stage = 32768,
+            .table_cache = 8192,
+            .inline_commits = true,  // so that no thread is started for each of many flips
+            .below = {.size = 73728, .script = &script_}};
   }
 
   std::unique_ptr<Stack::State> Open(absl::Status& status) {
@@ -280,6 +284,7 @@ class Trial {
     return {.log = 16384,
             .stage = 16384,
             .table_cache = 8192,
+            .inline_commits = true,  // so that a seed always does the same, and the last call is that which went wrong
             .below = {.miss = &miss_, .below = {.plan = &plan_, .below = {.size = kMedium, .script = &script_}}}};
   }
 

@@ -39,6 +39,13 @@ TEST(ChecksumGeometryTest, TakesLittleSpace) {
   }
 }
 
+TEST(ChecksumGeometryTest, TheLogIsASixteenthBetweenOneMebibyteAndSixteen) {
+  const uint64_t mebibyte = 1 << 20;
+  EXPECT_EQ(ChecksumGeometry::DefaultLog(mebibyte), mebibyte);
+  EXPECT_EQ(ChecksumGeometry::DefaultLog(64 * mebibyte + 512), 4 * mebibyte) << "whole slots";
+  EXPECT_EQ(ChecksumGeometry::DefaultLog(uint64_t{1} << 50), 16 * mebibyte);
+}
+
 TEST(ChecksumGeometryTest, PartsDoNotOverlap) {
   for (uint64_t size = 40960; size < 400000; size += 512) {
     for (uint64_t sum : {4, 8, 32}) {
@@ -157,6 +164,22 @@ TEST(ChecksumLogTest, FillsSlotsInTurn) {
     }
     EXPECT_EQ(found, added);
   }
+}
+
+// What a log has room for between two checkpoints, with Crc32c and blocks of 512.
+TEST(ChecksumLogTest, AMebibyteIsFor120MebibytesOfNeighboursAnd84PagesAreInASlotElse) {
+  const ChecksumGeometry g = Geometry();
+  const std::vector<std::byte> sums(8 * 4, std::byte{5});
+  const auto pages_in = [&](uint64_t slots, uint64_t blocks_apart) {
+    std::vector<std::byte> memory(slots * 4096);
+    LogWriter writer(memory, g, 1);
+    uint64_t pages = 0;
+    while (writer.Add({LogRecord::Kind::kSums, pages * blocks_apart, 8, sums.data()})) ++pages;
+    return pages;
+  };
+  EXPECT_EQ(pages_in(1, 16), 84u);
+  EXPECT_EQ(pages_in(1, 16), 4072 / 48u);
+  EXPECT_NEAR(static_cast<double>(pages_in(256, 8) * 4096) / (1 << 20), 126, 1);
 }
 
 TEST(ChecksumLogTest, ContentFollowsWithoutZeroes) {

@@ -220,6 +220,7 @@ enum class Lie {
   kPastTheRange,
   kUnalignedExtent,
   kGoesOn,
+  kDirtyNotCached,
   kShortView,
   kLongView,
   kShortPlace,
@@ -294,6 +295,11 @@ struct Liar {
     }
     return absl::OkStatus();
   }
+  // The same lies.
+  static absl::Status Residency(State& self, Range range, EmitResident emit) {
+    const bool dirty = self.lie == Lie::kDirtyNotCached;
+    return Extents(self, range, [&](const Extent& extent) { return emit({extent.range, false, dirty}); });
+  }
   static absl::Status View(State& self, Range range, Gather& gather) {
     if (self.lie == Lie::kShortView) range.length -= 1;
     if (self.lie == Lie::kLongView) range.length += 1;
@@ -362,6 +368,20 @@ TEST_F(ContractBelowDeathTest, Extents) {
   EXPECT_DEATH(extents(Lie::kUnalignedExtent), "aligned to kBlockSize, which is 512.*device");
   EXPECT_DEATH((void)OverLiar::Extents(Tell(Lie::kGoesOn), {0, 4096}, [](const Extent&) { return false; }),
                "nothing after it was told to stop.*device");
+}
+
+TEST_F(ContractBelowDeathTest, Residency) {
+  const auto residency = [&](Lie lie, bool more = true) {
+    (void)OverLiar::Residency(Tell(lie), {0, 4096}, [&](const Resident&) { return more; });
+  };
+  EXPECT_DEATH(residency(Lie::kNoExtent), "residency 0\\+4096, size 8192: Residency must emit something.*device");
+  for (Lie lie : {Lie::kEmptyExtent, Lie::kGap, Lie::kNotInOrder, Lie::kPastTheRange}) {
+    EXPECT_DEATH(residency(lie), "in order, without gaps, not be empty and lie within the range.*device");
+  }
+  EXPECT_DEATH(residency(Lie::kUnalignedExtent), "aligned to kBlockSize, which is 512.*device");
+  EXPECT_DEATH(residency(Lie::kGoesOn, false), "nothing after it was told to stop.*device");
+  EXPECT_DEATH(residency(Lie::kDirtyNotCached), "what Residency calls dirty must be cached.*device");
+  residency(Lie::kNone);
 }
 
 TEST_F(ContractBelowDeathTest, View) {

@@ -367,7 +367,7 @@ void ExpectRight() {
   const std::string failure = RunHistories<M>(totals);
   Print(totals);
   EXPECT_TRUE(failure.empty()) << failure;
-  EXPECT_LT(totals.apart, totals.histories / 50) << "too many mirrors are given up";
+  EXPECT_LT(totals.apart * 50, totals.histories) << "too many mirrors are given up";
   EXPECT_LT(totals.read_errors, totals.reads / 4);
 }
 

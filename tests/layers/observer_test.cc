@@ -177,7 +177,7 @@ TEST(OperationTest, EveryOperationHasAName) {
   EXPECT_STREQ(ToString(Operation::kWriteZeroes), "write-zeroes");
   EXPECT_STREQ(ToString(Operation::kView), "view");
   EXPECT_STREQ(ToString(Operation::kResize), "resize");
-  static_assert(static_cast<size_t>(Operation::kResize) + 1 == kOperations);
+  static_assert(static_cast<size_t>(Operation::kResidency) + 1 == kOperations);
 }
 
 }  // namespace

@@ -26,10 +26,13 @@
 #include "layers/contract.h"
 #include "layers/delay.h"
 #include "layers/faulty.h"
+#include "layers/journal.h"
 #include "layers/log.h"
+#include "layers/maintain.h"
 #include "layers/memory.h"
 #include "layers/mirror.h"
 #include "layers/offset.h"
+#include "layers/parity.h"
 #include "layers/partition.h"
 #include "layers/passthrough.h"
 #include "layers/power_cut.h"
@@ -52,6 +55,10 @@ template <Device B>
 using ConcatOver = Concat<B, Memory>;
 template <Device B>
 using MirrorOver = Mirror<B, B>;
+template <Device B>
+using ParityOver = Parity<2, 1, B, 4096>;
+template <Device B>
+using MaintainOver = Maintain<ParityOver<B>>;
 template <Device B>
 using StripeOver = Stripe<3, B, 4096>;
 template <Device B>
@@ -166,6 +173,25 @@ struct TestConfig<Checksum<B>> {
   }
 };
 
+template <Device B>
+using JournalOver = Journal<B, 4096>;
+
+// As small as can be.
+template <Device B>
+struct TestConfig<Journal<B, 4096>> {
+  using Stack = Journal<B, 4096>;
+  static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<B>::kSize / 4096 * 4096 - 40960;  // or more
+  static typename Stack::Config Make(Media& media) {
+    typename Stack::Config config = {.log = 24576, .below = TestConfig<B>::Make(media)};
+    if (absl::Status status = FormatStack<Stack>(config, [](uint64_t, uint64_t) {}); !status.ok()) {
+      std::fprintf(stderr, "cannot format: %s\n", status.ToString().c_str());
+      std::abort();
+    }
+    return config;
+  }
+};
+
 // Regions are small, so that there are many. A leg that failed does not end the test.
 template <Device... B>
 struct TestConfig<Mirror<B...>> {
@@ -185,30 +211,62 @@ struct TestConfig<Mirror<B...>> {
   }
 };
 
+// As small as can be. A leg that failed does not end the test, and is rebuilt with the next Flush.
+template <Device B>
+struct TestConfig<Parity<2, 1, B, 4096>> {
+  using Stack = Parity<2, 1, B, 4096>;
+  static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<B>::kSize / 8192 * 8192;  // or more
+  static typename Stack::Config Make(Media& media) {
+    typename Stack::Config config = {
+        .log = 65536,
+        .stage = 65536,
+        .degraded = true,
+        .flush_step = 1 << 20,
+        .below = {TestConfig<B>::Make(media), TestConfig<B>::Make(media), TestConfig<B>::Make(media)}};
+    if (absl::Status status = FormatStack<Stack>(config, [](uint64_t, uint64_t) {}); !status.ok()) {
+      std::fprintf(stderr, "cannot format: %s\n", status.ToString().c_str());
+      std::abort();
+    }
+    return config;
+  }
+};
+
+// It only looks on: what calls a device when is not to depend on a thread.
+template <Device B>
+struct TestConfig<Maintain<B>> {
+  static constexpr bool kPersists = TestConfig<B>::kPersists;
+  static constexpr uint64_t kSize = TestConfig<B>::kSize;
+  static typename Maintain<B>::Config Make(Media& media) { return {.rebuild_rate = 0, .below = TestConfig<B>::Make(media)}; }
+};
+
 // ---- The list. X(name, template over one device, what it must be able to stand over).
 
-#define BUSE_EVERY_LAYER(X)                                        \
-  X(Align, Align, true)                                            \
-  X(Cache, Cache, true)                                            \
-  X(Checksum, Checksum, CanWrite<B>&& TestConfig<B>::kPersists)    \
-  X(Concat, ConcatOver, true)                                      \
-  X(Contract, Contract, true)                                      \
-  X(Delay, Delay, true)                                            \
-  X(Faulty, Faulty, true)                                          \
-  X(Log, Log, true)                                                \
-  X(Mirror, MirrorOver, CanWrite<B>&& TestConfig<B>::kPersists)    \
-  X(Offset, Offset, true)                                          \
-  X(Partition, PartitionOver, CanWrite<B>)                         \
-  X(Passthrough, Passthrough, true)                                \
-  X(PowerCut, PowerCut, true)                                      \
-  X(RangeLock, RangeLock, B::kConcurrency != Concurrency::kSerial) \
-  X(RateLimit, RateLimit, true)                                    \
-  X(ReadOnly, ReadOnly, true)                                      \
-  X(Recording, RecordingOver, true)                                \
-  X(Retry, Retry, true)                                            \
-  X(Serialize, Serialize, true)                                    \
-  X(Stats, Stats, true)                                            \
-  X(Stripe, StripeOver, true)                                      \
+#define BUSE_EVERY_LAYER(X)                                                                                     \
+  X(Align, Align, true)                                                                                         \
+  X(Cache, Cache, true)                                                                                         \
+  X(Checksum, Checksum, CanWrite<B>&& TestConfig<B>::kPersists)                                                 \
+  X(Concat, ConcatOver, true)                                                                                   \
+  X(Contract, Contract, true)                                                                                   \
+  X(Delay, Delay, true)                                                                                         \
+  X(Faulty, Faulty, true)                                                                                       \
+  X(Journal, JournalOver, CanWrite<B>&& TestConfig<B>::kPersists)                                               \
+  X(Log, Log, true)                                                                                             \
+  X(Maintain, MaintainOver, CanWrite<B>&& TestConfig<B>::kPersists&& B::kConcurrency == Concurrency::kParallel) \
+  X(Mirror, MirrorOver, CanWrite<B>&& TestConfig<B>::kPersists)                                                 \
+  X(Offset, Offset, true)                                                                                       \
+  X(Parity, ParityOver, CanWrite<B>&& TestConfig<B>::kPersists)                                                 \
+  X(Partition, PartitionOver, CanWrite<B>)                                                                      \
+  X(Passthrough, Passthrough, true)                                                                             \
+  X(PowerCut, PowerCut, true)                                                                                   \
+  X(RangeLock, RangeLock, B::kConcurrency != Concurrency::kSerial)                                              \
+  X(RateLimit, RateLimit, true)                                                                                 \
+  X(ReadOnly, ReadOnly, true)                                                                                   \
+  X(Recording, RecordingOver, true)                                                                             \
+  X(Retry, Retry, true)                                                                                         \
+  X(Serialize, Serialize, true)                                                                                 \
+  X(Stats, Stats, true)                                                                                         \
+  X(Stripe, StripeOver, true)                                                                                   \
   X(Verify, VerifyOver, true)
 
 // A layer as a type: a template that takes devices only cannot be passed to another (g++ 12).

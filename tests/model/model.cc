@@ -23,14 +23,20 @@ class Model {
  public:
   // The region is aligned, and nobody else writes it. Takes what the device holds as given.
   Model(Subject& subject, Range region, Choices& choices, std::vector<std::string>* log)
-      : subject_(subject), block_(subject.block_size), choices_(choices), log_(log), region_(region), bytes_(region.length) {}
+      : subject_(subject),
+        block_(subject.block_size),
+        choices_(choices),
+        log_(log),
+        region_(region),
+        bytes_(region.length),
+        unflushed_(region.length) {}
 
   // Before anything else.
   std::string Start() { return Explain("first read", subject_.Read(region_.offset, bytes_)); }
 
   // One random operation.
   std::string Step();
-  std::string Flush() { return subject_.can_write ? Explain(Log("flush"), subject_.Flush()) : ""; }
+  std::string Flush();
   // For a region that is the whole device.
   std::string Resize();
   std::string Resize(uint64_t size);
@@ -60,7 +66,13 @@ class Model {
   std::string CheckView();
   std::string CompareView(const std::string& name);
   std::string Extents(Range range);
-  std::string Change(const char* operation, Range range, bool random, absl::FunctionRef<absl::Status(Range, ConstBytes)> apply);
+  std::string Residency(Range range, uint64_t wanted);
+  std::string CheckDirty(const std::string& what, Range range);
+  struct How {
+    bool random = false;   // and not with zeroes
+    bool durably = false;  // no Flush is needed
+  };
+  std::string Change(const char* operation, Range range, How how, absl::FunctionRef<absl::Status(Range, ConstBytes)> apply);
   void FillUniquely(Bytes bytes);
   uint64_t PickEdge();
   Range PickRange();
@@ -71,6 +83,7 @@ class Model {
   std::vector<std::string>* const log_;
   Range region_;
   std::vector<std::byte> bytes_;
+  std::vector<bool> unflushed_;  // bytes that were written and are not known to be durable
   std::unique_ptr<Gather> gather_ = std::make_unique<Gather>();
   Range viewed_;  // what the gather holds; empty: nothing
   uint64_t writes_ = 0;
@@ -92,23 +105,32 @@ std::string Model::Step() {
     case 4:
       return View(range);
     case 5:
-      return Extents(range);
+      if (!subject_.can_residency || choices_.Below(2) == 0) return Extents(range);
+      return Residency(range, choices_.Below(4) == 0 ? 1 : UINT64_MAX);
     case 6:
       return Explain(Log("prefetch", range), subject_.Prefetch(OnDevice(range)));
     case 7:
       return Flush();
     case 8:
-      return Change("write-through", range, true, write_through);
+      return Change("write-through", range, {.random = true, .durably = true}, write_through);
     case 9:
-      return Change("write-zeroes", range, false, write_zeroes);
+      return Change("write-zeroes", range, {}, write_zeroes);
     case 10:
     case 11:
-      return Change("trim", range, false, zero);
+      return Change("trim", range, {}, zero);
     case 12:
-      return Change("write-in-place", range, true, write_in_place);
+      return Change("write-in-place", range, {.random = true}, write_in_place);
     default:
-      return Change("write", range, true, write);
+      return Change("write", range, {.random = true}, write);
   }
+}
+
+// What a Flush leaves dirty came from others, and there are none where the region is the whole device.
+std::string Model::Flush() {
+  if (!subject_.can_write) return "";
+  std::string failure = Explain(Log("flush"), subject_.Flush());
+  unflushed_.assign(unflushed_.size(), false);
+  return failure.empty() && subject_.can_residency ? Residency({0, bytes_.size()}, UINT64_MAX) : failure;
 }
 
 std::string Model::Resize() {
@@ -125,6 +147,7 @@ std::string Model::Resize(uint64_t size) {
   if (status.code() != absl::StatusCode::kInvalidArgument) {
     if (!status.ok()) return Explain(name, status);
     bytes_.resize(size);
+    unflushed_.resize(size);
   }
   region_.length = subject_.Size();
   return region_.length != bytes_.size() ? absl::StrCat(name, ": the size is ", region_.length) : "";
@@ -219,16 +242,61 @@ std::string Model::Extents(Range range) {
   return failure.empty() && count == 0 ? absl::StrCat(name, ": there was no extent") : failure;
 }
 
-// Fills the range in the model, with zeroes unless `random`, and on the device.
-std::string Model::Change(const char* operation, Range range, bool random,
+// By as many calls as it takes, or until it is told that `wanted` are enough.
+std::string Model::Residency(Range range, uint64_t wanted) {
+  const std::string name = Log("residency", range);
+  uint64_t count = 0;
+  for (uint64_t at = range.offset; at < range.end() && count < wanted;) {
+    const uint64_t begin = at;
+    std::string failure;
+    const Range rest = {at, range.end() - at};
+    const absl::Status status = subject_.Residency(OnDevice(rest), [&](const Resident& resident) {
+      if (!failure.empty()) return false;
+      const uint64_t length = resident.range.length;
+      const std::string what = absl::StrCat(name, ": resident ", resident.range.offset, "+", length);
+      if (++count > wanted) {
+        failure = absl::StrCat(what, " after it was told to stop");
+      } else if (resident.range.offset != region_.offset + at) {
+        failure = absl::StrCat(what, " should begin at ", region_.offset + at);
+      } else if (length == 0 || length > range.end() - at || length % block_ != 0) {
+        failure = absl::StrCat(what, " is empty, not aligned or too long");
+      } else if (resident.dirty) {
+        failure = resident.cached ? CheckDirty(what, {at, length}) : absl::StrCat(what, " is dirty, and not cached");
+      }
+      at += length;
+      return failure.empty() && count < wanted;
+    });
+    if (!status.ok()) return Explain(name, status);
+    if (!failure.empty()) return failure;
+    if (at == begin) return absl::StrCat(name, ": there was no resident");
+  }
+  return "";
+}
+
+// In every sector that is dirty something was written, and was not flushed.
+std::string Model::CheckDirty(const std::string& what, Range range) {
+  if (region_ != Range{0, subject_.Size()}) return "";  // others write in the same sectors
+  const uint64_t sector = std::max<uint64_t>(512, block_);
+  for (uint64_t at = range.offset; at < range.end();) {
+    const uint64_t from = at - std::min(at, sector - 1), to = std::min(at + sector, unflushed_.size());
+    const auto found = std::find(unflushed_.begin() + from, unflushed_.begin() + to, true);
+    if (found == unflushed_.begin() + to) return absl::StrCat(what, " is dirty, and nothing was written at ", at);
+    at = static_cast<uint64_t>(found - unflushed_.begin()) + sector;
+  }
+  return "";
+}
+
+// Fills the range in the model and on the device.
+std::string Model::Change(const char* operation, Range range, How how,
                           absl::FunctionRef<absl::Status(Range, ConstBytes)> apply) {
   if (viewed_.offset < range.end() && range.offset < viewed_.end()) {
     if (std::string failure = CheckView(); !failure.empty()) return failure;
   }
   const std::string name = Log(operation, range);
   std::vector<std::byte> in(range.length);
-  if (random && choices_.Below(8) != 0) FillUniquely(in);
+  if (how.random && choices_.Below(8) != 0) FillUniquely(in);
   std::copy(in.begin(), in.end(), bytes_.begin() + range.offset);
+  std::fill_n(unflushed_.begin() + range.offset, range.length, !how.durably);
   return Explain(name, apply(OnDevice(range), in));
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "layers/cache.h"
 #include "layers/memory.h"
 #include "layers/passthrough.h"
 #include "tests/leaves.h"
@@ -122,6 +123,43 @@ struct ResizeForgets : Passthrough<B> {
   }
 };
 
+template <Device B>
+struct ResidencySkipsWhatIsNotThere : Passthrough<B> {
+  static absl::Status Residency(typename Passthrough<B>::State& self, Range range, EmitResident emit) {
+    return B::Residency(self.below, range, [&](const Resident& resident) { return !resident.cached || emit(resident); });
+  }
+};
+
+template <Device B>
+struct ResidencyGoesOn : Passthrough<B> {
+  static absl::Status Residency(typename Passthrough<B>::State& self, Range range, EmitResident emit) {
+    return B::Residency(self.below, range, [&](const Resident& resident) {
+      (void)emit(resident);
+      return true;
+    });
+  }
+};
+
+template <Device B>
+struct ResidencyIsNone : Passthrough<B> {
+  static absl::Status Residency(typename Passthrough<B>::State&, Range, EmitResident) { return absl::OkStatus(); }
+};
+
+template <Device B>
+struct WhatIsCachedIsDirty : Passthrough<B> {
+  static absl::Status Residency(typename Passthrough<B>::State& self, Range range, EmitResident emit) {
+    return B::Residency(self.below, range, [&](const Resident& resident) {
+      return emit({resident.range, resident.cached, resident.cached});
+    });
+  }
+};
+
+// So that writes stay dirty.
+template <Device B>
+struct FlushIsForgotten : Passthrough<B> {
+  static absl::Status Flush(typename Passthrough<B>::State&) { return absl::OkStatus(); }
+};
+
 // Forgets the first page when it is opened.
 template <Device B>
 struct OpenForgets : Passthrough<B> {
@@ -164,7 +202,9 @@ class MistakeTest : public ::testing::Test {};
 using Mistakes =
     ::testing::Types<TrimForgetsTheLastByte<Memory>, ReadLeavesTheEnd<Memory>, WriteGoesPastTheEnd<Memory>,
                      ViewMissesAPiece<Memory>, ViewIsNotPinned<Memory>, ExtentsTakeDataForHoles<Memory>, ExtentsGoOn<Memory>,
-                     ExtentsAreNone<Memory>, WriteThroughFails<Memory>, ResizeForgets<Full>, OpenForgets<Full>>;
+                     ExtentsAreNone<Memory>, WriteThroughFails<Memory>, ResizeForgets<Full>, OpenForgets<Full>,
+                     ResidencySkipsWhatIsNotThere<Cache<Memory>>, ResidencyGoesOn<Cache<Memory>>,
+                     ResidencyIsNone<Cache<Memory>>, WhatIsCachedIsDirty<Cache<Memory>>, FlushIsForgotten<Cache<Memory>>>;
 TYPED_TEST_SUITE(MistakeTest, Mistakes);
 
 TYPED_TEST(MistakeTest, IsCaught) { EXPECT_NE(Report<TypeParam>(), ""); }
@@ -172,6 +212,7 @@ TYPED_TEST(MistakeTest, IsCaught) { EXPECT_NE(Report<TypeParam>(), ""); }
 TEST(ModelTest, ALayerWithoutAMistakePasses) {
   EXPECT_EQ(Report<Passthrough<Memory>>(), "");
   EXPECT_EQ(Report<Passthrough<Full>>(), "");
+  EXPECT_EQ(Report<Passthrough<Cache<Memory>>>(), "");
 }
 
 TEST(ModelTest, AReadOnlyDevicePasses) {

@@ -26,6 +26,7 @@ class Subject {
   const bool can_write;
   const bool can_view;
   const bool can_resize;
+  const bool can_residency;
   const bool persists;
 
   virtual ~Subject() = default;
@@ -39,6 +40,7 @@ class Subject {
   virtual absl::Status Zero(Range range) = 0;
   virtual absl::Status WriteZeroes(Range range) = 0;
   virtual absl::Status Extents(Range range, EmitExtent emit) = 0;
+  virtual absl::Status Residency(Range range, EmitResident emit) = 0;
   virtual absl::Status Prefetch(Range range) = 0;
   virtual absl::Status View(Range range, Gather& gather) = 0;
   // Writes in place, or by Write where the device cannot do so now.
@@ -46,15 +48,21 @@ class Subject {
   virtual absl::Status Resize(uint64_t size) = 0;
 
  protected:
-  Subject(uint64_t block_size, bool can_write, bool can_view, bool can_resize, bool persists)
-      : block_size(block_size), can_write(can_write), can_view(can_view), can_resize(can_resize), persists(persists) {}
+  Subject(uint64_t block_size, bool can_write, bool can_view, bool can_resize, bool can_residency, bool persists)
+      : block_size(block_size),
+        can_write(can_write),
+        can_view(can_view),
+        can_resize(can_resize),
+        can_residency(can_residency),
+        persists(persists) {}
 };
 
 template <Device Stack>
 class SubjectOf final : public Subject {
  public:
   SubjectOf()
-      : Subject(Stack::kBlockSize, CanWrite<Stack>, CanView<Stack>, CanResize<Stack>, TestConfig<Stack>::kPersists),
+      : Subject(Stack::kBlockSize, CanWrite<Stack>, CanView<Stack>, CanResize<Stack>, CanResidency<Stack>,
+                TestConfig<Stack>::kPersists),
         config_(TestConfig<Stack>::Make(media_)) {}
 
   absl::Status Open() override {
@@ -85,6 +93,10 @@ class SubjectOf final : public Subject {
     return Absent();
   }
   absl::Status Extents(Range range, EmitExtent emit) override { return buse::Extents<Stack>(*self_, range, emit); }
+  absl::Status Residency(Range range, EmitResident emit) override {
+    if constexpr (CanResidency<Stack>) return Stack::Residency(*self_, range, emit);
+    return Absent();
+  }
   absl::Status Prefetch(Range range) override { return buse::Prefetch<Stack>(*self_, range); }
   absl::Status View(Range range, Gather& gather) override {
     if constexpr (CanView<Stack>) return Stack::View(*self_, range, gather);

@@ -56,5 +56,15 @@ TEST(ChecksumDefectTest, FindsARecoveryThatTakesTheOldest) { EXPECT_NE(Failure("
 
 TEST(ChecksumDefectTest, FindsAHeadThatIsNotDurable) { EXPECT_NE(Failure("checksum-head-not-durable"), ""); }
 
+// ---- Where the committer runs beside others. Nothing planted, nothing is found: checksum_power_cut_test.cc.
+
+TEST(ChecksumDefectTest, FindsAFlushThatDoesNotWaitForTheCommitter) {
+  EXPECT_NE(Failure("checksum-flush-past-committer", CommittedChecksum<Stack, CutDisk<>>()), "");
+}
+
+TEST(ChecksumDefectTest, FindsAReadThatPassesOverWhatIsBeingCommitted) {
+  EXPECT_NE(Failure("checksum-sealed-not-read", CommittedChecksum<Stack, CutDisk<>>()), "");
+}
+
 }  // namespace
 }  // namespace buse::testing

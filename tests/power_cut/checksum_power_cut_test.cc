@@ -29,6 +29,11 @@ TEST(ChecksumPowerCutTest, OverBytesInLongerWorkloads) {
   ExpectSurvivesPowerCuts<Stack>(test);
 }
 
+TEST(ChecksumPowerCutTest, WithACommitter) {
+  using Stack = Checksum<CutDisk<>>;
+  ExpectSurvivesPowerCuts<Stack>(CommittedChecksum<Stack, CutDisk<>>());
+}
+
 TEST(ChecksumPowerCutTest, OverSectors) {
   using Stack = Checksum<CutDisk<512>>;
   PowerCutTest<Stack> test = TinyChecksum<Stack, CutDisk<512>>(49152, 512);

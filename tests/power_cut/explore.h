@@ -25,7 +25,9 @@
 // ends, waits for the other, or is interrupted, which may be where a call arrives at a disk, where it leaves it, and between
 // steps. For each seed two or three threads run by random schedules. The power goes after each change of the disks and at the
 // return of each Flush and WriteThrough. Locks and conditions of the stack need nothing for this (scheduler.h); a deadlock is a
-// failure. Where the stack is kDisjoint, each thread has bytes of its own. Threads that a stack itself starts run as they like.
+// failure. Where the stack is kDisjoint, each thread has bytes of its own. Threads that a stack starts in Open take part in the
+// schedules, as far as they come to its disks; with them one thread alone is not deterministic, so that `.exhaustive_steps` and
+// `.random_steps` should be 0.
 //
 // What must hold. Open succeeds. Each `unit` of the stack holds, whole, its last durable value or one written after that:
 // Flush makes all durable that was written before, WriteThrough its own range; Trim and WriteZeroes write zeroes. What was

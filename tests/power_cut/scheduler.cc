@@ -16,7 +16,9 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -37,10 +39,9 @@ class ThreadState {
     if (fd_ >= 0) close(fd_);
   }
 
-  // By the thread itself.
-  void Open() {
+  void Open(pid_t thread) {
     char path[64];
-    std::snprintf(path, sizeof(path), "/proc/self/task/%d/stat", static_cast<int>(syscall(SYS_gettid)));
+    std::snprintf(path, sizeof(path), "/proc/self/task/%d/stat", static_cast<int>(thread));
     fd_ = open(path, O_RDONLY | O_CLOEXEC);
   }
 
@@ -56,16 +57,23 @@ class ThreadState {
   int fd_ = -1;
 };
 
-// This thread and those it starts share one CPU, and a thread that is woken does not displace the one that runs.
+pid_t ThisThread() { return static_cast<pid_t>(syscall(SYS_gettid)); }
+
+// This thread, those it starts and those that it adopts share one CPU, and a thread that is woken does not displace the one
+// that runs.
 class OneCpu {
  public:
-  OneCpu() {
+  explicit OneCpu(const std::vector<pid_t>& adopted) {
     cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET(sched_getcpu(), &one);
     moved_ = sched_getaffinity(0, sizeof(before_), &before_) == 0 && sched_setaffinity(0, sizeof(one), &one) == 0;
     sched_param none{};
     sched_setscheduler(0, SCHED_BATCH, &none);
+    for (const pid_t thread : adopted) {
+      sched_setaffinity(thread, sizeof(one), &one);
+      sched_setscheduler(thread, SCHED_BATCH, &none);
+    }
     slack_ = prctl(PR_GET_TIMERSLACK);
     prctl(PR_SET_TIMERSLACK, 1);
   }
@@ -95,7 +103,8 @@ struct Scheduler::Core {
   };
   struct Task {
     size_t number = 0;
-    std::function<void()> body;
+    std::function<void()> body;  // none: adopted
+    pid_t thread = 0;            // of one that is adopted
     std::condition_variable wake;
     ThreadState state;
     std::atomic<bool> here = true;  // in the scheduler, where it may sleep
@@ -113,10 +122,12 @@ struct Scheduler::Core {
   Choose choose;
   std::function<void(size_t)> blocked;
 
-  size_t Count(Is is) const {
-    size_t n = 0;
-    for (const auto& task : tasks) n += task->is == is;
-    return n;
+  // Whether all bodies returned and, as nothing is left to choose from, what they asked of others is done.
+  bool Ended() const {
+    if (running != nullptr) return false;
+    return std::all_of(tasks.begin(), tasks.end(), [](const auto& task) {
+      return task->is == Is::kDone || (task->body == nullptr && task->is == Is::kBlocked);
+    });
   }
 
   // Whether it sleeps elsewhere than here. Asked without the lock of one that has the baton: it may then come here meanwhile.
@@ -153,6 +164,10 @@ struct Scheduler::Core {
   void Point(Task& task, Is is) {
     task.here = true;
     std::unique_lock lock(mutex);
+    if (over) {
+      task.here = false;
+      return;
+    }
     const bool had_baton = task.is == Is::kRunning;
     task.is = is;
     ++task.points;
@@ -164,6 +179,14 @@ struct Scheduler::Core {
   }
 
   std::string Watch();
+
+  // The task of a thread that was adopted, and is not known yet.
+  Task* TaskOf(pid_t thread) {
+    for (const auto& task : tasks) {
+      if (task->body == nullptr && task->thread == thread) return task.get();
+    }
+    return nullptr;
+  }
 
   void End() {
     std::lock_guard lock(mutex);
@@ -178,17 +201,24 @@ thread_local std::function<void()> point;
 thread_local std::optional<size_t> self;
 }  // namespace
 
+// Of the scheduler that runs, for the threads that it adopted.
+std::mutex Scheduler::adopter_mutex_;
+std::shared_ptr<Scheduler::Core> Scheduler::adopter_;
+
 // Until all are done, or never will be.
 std::string Scheduler::Core::Watch() {
   std::unique_lock lock(mutex);
-  for (auto& task : tasks) main_wake.wait(lock, [&] { return task->points > 0; });
-  for (auto& task : tasks) task->is = Is::kAtPoint;
+  for (auto& task : tasks) {
+    if (task->body == nullptr) continue;
+    main_wake.wait(lock, [&] { return task->points > 0; });
+    task->is = Is::kAtPoint;
+  }
   Task nobody;
   PassOn(lock, &nobody);
   Task* last = nullptr;
   uint64_t last_points = 0;
   Clock::time_point since;  // then it was so
-  while (Count(Is::kDone) < tasks.size()) {
+  while (true) {
     main_wake.wait_for(lock, kLook);
     Task* const task = running;
     const uint64_t points = task != nullptr ? task->points : 0;
@@ -197,7 +227,8 @@ std::string Scheduler::Core::Watch() {
     if (lost || (task != nullptr && elapsed > kLost)) return "a thread runs on for a minute and comes to no disk";
     if (task == nullptr) {
       PassOn(lock, &nobody);
-      if (running == nullptr && elapsed > kDeadlock && Count(Is::kDone) < tasks.size()) return "every thread waits for another";
+      if (Ended()) return "";
+      if (running == nullptr && elapsed > kDeadlock) return "every thread waits for another";
       continue;
     }
     lock.unlock();
@@ -208,11 +239,11 @@ std::string Scheduler::Core::Watch() {
     if (blocked != nullptr) blocked(task->number);
     PassOn(lock, task);
   }
-  return "";
 }
 
-Scheduler::Scheduler(std::vector<std::function<void()>> bodies, Choose choose, std::function<void(size_t)> blocked)
-    : core_(std::make_shared<Core>()) {
+Scheduler::Scheduler(std::vector<std::function<void()>> bodies, Choose choose, std::function<void(size_t)> blocked,
+                     std::vector<pid_t> adopted)
+    : core_(std::make_shared<Core>()), adopted_(std::move(adopted)) {
   core_->choose = std::move(choose);
   core_->blocked = std::move(blocked);
   for (auto& body : bodies) {
@@ -221,14 +252,28 @@ Scheduler::Scheduler(std::vector<std::function<void()>> bodies, Choose choose, s
     task->body = std::move(body);
     core_->tasks.push_back(std::move(task));
   }
+  for (const pid_t thread : adopted_) {
+    auto task = std::make_unique<Core::Task>();
+    task->number = core_->tasks.size();
+    task->thread = thread;
+    task->state.Open(thread);
+    task->here = false;
+    task->is = Core::Is::kBlocked;
+    core_->tasks.push_back(std::move(task));
+  }
 }
 
 std::string Scheduler::Run() {
-  const OneCpu one_cpu;
+  const OneCpu one_cpu(adopted_);
+  {
+    std::lock_guard lock(adopter_mutex_);
+    adopter_ = core_;
+  }
   std::vector<std::thread> threads;
   for (auto& task : core_->tasks) {
+    if (task->body == nullptr) continue;
     threads.emplace_back([core = core_, task = task.get()] {
-      task->state.Open();
+      task->state.Open(ThisThread());
       point = [&] { core->Point(*task, Core::Is::kAtPoint); };
       self = task->number;
       core->Point(*task, Core::Is::kStarting);
@@ -237,13 +282,40 @@ std::string Scheduler::Run() {
     });
   }
   std::string failure = core_->Watch();
+  {
+    std::lock_guard lock(adopter_mutex_);
+    adopter_ = nullptr;
+  }
   core_->End();
   for (std::thread& thread : threads) failure.empty() ? thread.join() : thread.detach();
   return failure;
 }
 
 void Scheduler::Point() {
+  if (point == nullptr) Adopt();
   if (point != nullptr) point();
+}
+
+// Called by a thread that a scheduler may have been told of.
+void Scheduler::Adopt() {
+  std::shared_ptr<Core> core;
+  {
+    std::lock_guard lock(adopter_mutex_);
+    core = adopter_;
+  }
+  Core::Task* const task = core != nullptr ? core->TaskOf(ThisThread()) : nullptr;
+  if (task == nullptr) return;
+  self = task->number;
+  point = [core, task] { core->Point(*task, Core::Is::kAtPoint); };
+}
+
+std::vector<pid_t> Scheduler::Threads() {
+  std::vector<pid_t> threads;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    threads.push_back(std::stoi(entry.path().filename().string()));
+  }
+  std::sort(threads.begin(), threads.end());
+  return threads;
 }
 
 std::optional<size_t> Scheduler::Self() { return self; }

@@ -12,16 +12,22 @@
 // threads share one CPU, where the kernel lets the waker run first. So a schedule repeats, but for which of two such threads
 // gets a lock that both want.
 //
+// Threads that the code under test starts for itself take part if they are adopted: such a thread is woken by others, comes to
+// points, and sleeps again when it has done what it was asked for. Run returns when that is so.
+//
 // When every thread waits there is a deadlock; when one comes to no point for a minute it is lost. Run says so and returns,
 // and its threads stay as they are for ever, with what they use: the caller must leave all that alone.
 
 #ifndef TESTS_POWER_CUT_SCHEDULER_H_
 #define TESTS_POWER_CUT_SCHEDULER_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,11 +40,16 @@ class Scheduler {
   // it `may_stay`. Not called where there is one way only.
   using Choose = std::function<uint64_t(uint64_t ways, bool may_stay)>;
 
-  // Thread `i` runs `bodies[i]`. `blocked(i)`, if given, is told of one that waits for another thread.
-  Scheduler(std::vector<std::function<void()>> bodies, Choose choose, std::function<void(size_t)> blocked = nullptr);
+  // Thread `i` runs `bodies[i]`. `blocked(i)`, if given, is told of one that waits for another thread. The threads `adopted`
+  // sleep, or soon will; their numbers follow those of the bodies.
+  Scheduler(std::vector<std::function<void()>> bodies, Choose choose, std::function<void(size_t)> blocked = nullptr,
+            std::vector<pid_t> adopted = {});
 
   // Once. Empty: all bodies returned. Otherwise what keeps them.
   std::string Run();
+
+  // All threads of this process, in ascending order.
+  static std::vector<pid_t> Threads();
 
   // A point of the calling thread, if a scheduler runs it.
   static void Point();
@@ -47,7 +58,14 @@ class Scheduler {
 
  private:
   struct Core;
+
+  static void Adopt();
+
+  static std::mutex adopter_mutex_;
+  static std::shared_ptr<Core> adopter_;  // guarded by adopter_mutex_
+
   std::shared_ptr<Core> core_;  // shared with the threads, which may outlive this
+  const std::vector<pid_t> adopted_;
 };
 
 }  // namespace buse::testing

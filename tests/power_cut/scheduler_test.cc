@@ -4,6 +4,9 @@
 
 #include "tests/power_cut/scheduler.h"
 
+#include <sys/types.h>
+
+#include <algorithm>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +15,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -163,6 +167,84 @@ TEST(SchedulerTest, ADeadlockIsReportedAndLeft) {
   bool ran = false;
   EXPECT_EQ(Scheduler({body, [&] { ran = true; }}, Stay).Run(), "every thread waits for another");
   EXPECT_TRUE(ran);
+}
+
+// A thread that does what it is asked for, as a layer may have one. What it and others write is guarded: it may sleep without
+// having come to a point after it wrote.
+class Helper {
+ public:
+  Helper() : thread_([this] { Run(); }) {}
+  Helper(const Helper&) = delete;
+  Helper& operator=(const Helper&) = delete;
+  ~Helper() {
+    Ask(true);
+    thread_.join();
+  }
+  void Ask(bool end = false) {
+    std::lock_guard lock(mutex_);
+    (end ? ending_ : asked_) = true;
+    wake_.notify_one();
+  }
+  void Add(char letter) {
+    std::lock_guard lock(text_mutex_);
+    text_ += letter;
+  }
+  std::string text() {
+    std::lock_guard lock(text_mutex_);
+    return text_;
+  }
+
+ private:
+  void Run() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [this] { return asked_ || ending_; });
+      if (ending_) return;
+      asked_ = false;
+      lock.unlock();
+      for (int i = 0; i < 2; ++i) {
+        Scheduler::Point();
+        Add('h');
+      }
+      lock.lock();
+    }
+  }
+
+  std::mutex text_mutex_;
+  std::string text_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool asked_ = false;
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+TEST(SchedulerTest, AnAdoptedThreadTakesPartAndIsWaitedFor) {
+  std::set<std::string> orders;
+  ExhaustiveChoices choices;
+  do {
+    const std::vector<pid_t> before = Scheduler::Threads();
+    Helper helper;
+    std::vector<pid_t> adopted;
+    for (const pid_t thread : Scheduler::Threads()) {
+      if (!std::binary_search(before.begin(), before.end(), thread)) adopted.push_back(thread);
+    }
+    ASSERT_GE(adopted.size(), 1u) << "a sanitizer may have started one too, which never comes to a point";
+    const auto body = [&] {
+      helper.Ask();
+      for (int i = 0; i < 2; ++i) {
+        Scheduler::Point();
+        helper.Add('b');
+      }
+    };
+    ASSERT_EQ(Scheduler(
+                  {body}, [&](uint64_t ways, bool) { return choices.Below(ways); }, nullptr, adopted)
+                  .Run(),
+              "");
+    ASSERT_EQ(helper.text().size(), 4u) << helper.text();
+    orders.insert(helper.text());
+  } while (choices.Next());
+  EXPECT_EQ(orders.size(), 6u) << "four choose two";
 }
 
 TEST(SchedulerTest, OtherThreadsHaveNoPoints) {

@@ -76,13 +76,21 @@ class ScheduleExplorer {
   std::string RunOnce(const Workload& workload, Scheduler::Choose choose, Seen& seen, const CrashEffort& effort) {
     Rack& rack = states_.rack();
     const auto run = std::make_shared<Run>(rack, Oracle(states_.initial(), test_.unit), seen);
+    const std::vector<pid_t> before = Scheduler::Threads();
     if (std::string failure = states_.Begin(run->state); !failure.empty()) return failure;
+    const std::vector<pid_t> after = Scheduler::Threads();
+    std::vector<pid_t> of_stack;
+    std::set_difference(after.begin(), after.end(), before.begin(), before.end(), std::back_inserter(of_stack));
     std::vector<std::function<void()>> bodies;
     for (size_t thread = 0; thread < workload.size(); ++thread) {
       bodies.push_back([run, thread, steps = workload[thread]] { RunThread(*run, thread, steps); });
     }
     rack.supply().watcher = &run->log;
-    Scheduler scheduler(std::move(bodies), std::move(choose), [run](size_t thread) { run->log.Blocked(thread); });
+    // One of the stack waits for work, which is nothing to tell.
+    const auto blocked = [run, threads = workload.size()](size_t thread) {
+      if (thread < threads) run->log.Blocked(thread);
+    };
+    Scheduler scheduler(std::move(bodies), std::move(choose), blocked, std::move(of_stack));
     const std::string stuck = scheduler.Run();
     const ThreadLog& log = run->log;
     if (!stuck.empty()) {

@@ -30,19 +30,40 @@ inline std::vector<Step> ChecksumSteps(uint64_t block) {
   return steps;
 }
 
-// `Disk` is at the bottom of the stack and has at least 12 pages.
+// `Disk` is at the bottom of the stack and has at least 12 pages. Commits come in the calling threads, so that one thread alone
+// is deterministic.
 template <class Stack, class Disk>
 PowerCutTest<Stack> TinyChecksum(uint64_t size, uint64_t sector) {
   return {.configure =
               [=](Rack& rack) {
-                return typename Stack::Config{
-                    .log = 16384, .stage = 16384, .table_cache = 8192, .below = rack.Disk<Disk>(size, sector)};
+                return typename Stack::Config{.log = 16384,
+                                              .stage = 16384,
+                                              .table_cache = 8192,
+                                              .inline_commits = true,
+                                              .below = rack.Disk<Disk>(size, sector)};
               },
           .format = [](const typename Stack::Config& config) { return FormatStack<Stack>(config, [](uint64_t, uint64_t) {}); },
           .unit = Stack::kBlockSize,
           .steps = ChecksumSteps(Stack::kBlockSize),
           .exhaustive_steps = 2,
           .states_per_cut = 16};
+}
+
+// With a committer, which runs where a write fills the stage of two pages: it takes part in the schedules of two threads.
+template <class Stack, class Disk>
+PowerCutTest<Stack> CommittedChecksum() {
+  PowerCutTest<Stack> test = TinyChecksum<Stack, Disk>(49152, 512);
+  test.configure = [configure = test.configure](Rack& rack) {
+    typename Stack::Config config = configure(rack);
+    config.inline_commits = false;
+    return config;
+  };
+  test.thread_steps = {
+      {Operation::kWrite, {0, 8704}}, {Operation::kFlush}, {Operation::kRead, {0, 1024}}, {Operation::kTrim, {0, 4608}}};
+  test.exhaustive_steps = 0;
+  test.random_steps = 0;
+  test.thread_exhaustive_steps = 2;
+  return test;
 }
 
 // Ranges of zeroes that cover whole pages of the table, which are then cleared on the medium at once, and what is written there

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/console.h"
 #include "tests/nbd_client.h"
 #include "tests/process.h"
 
@@ -293,36 +294,9 @@ TEST_F(SafediskTest, WhatIsNotItsMediumIsRefusedByName) {
 
 // The shell sessions of README.md, typed in one shell, say what is printed there.
 TEST_F(SafediskTest, TheReadmeTellsTheTruth) {
-  std::ifstream readme(Runfile("README.md"));
-  std::vector<std::pair<std::string, std::string>> typed;  // commands, and what each prints
-  bool ours = false, inside = false;
-  for (std::string line; std::getline(readme, line);) {
-    if (line.rfind("```", 0) == 0) {
-      inside = ours && line == "```console";
-      ours = false;
-    } else if (line.rfind("<!-- ", 0) == 0) {
-      ours = line == "<!-- tests/safedisk -->";
-    } else if (inside && line.rfind("$ ", 0) == 0) {
-      typed.push_back({line.substr(2), ""});
-    } else if (inside) {
-      ASSERT_FALSE(typed.empty());
-      typed.back().second += line + "\n";
-    }
-  }
-  ASSERT_GE(typed.size(), 10u);
-  // After each command a mark, which leaves its exit status in place.
-  const std::string programs = kSafedisk.substr(0, kSafedisk.rfind('/'));
-  std::string script = "cd " + folder_ + "; PATH=" + programs + ":$PATH";
-  std::string expected;
-  for (auto& [command, output] : typed) {
-    // As long as it takes, and not a moment that may be too short.
-    const size_t sleep = command.find("sleep 1");
-    if (sleep != std::string::npos) command.replace(sleep, 7, "while [ ! -S disk.sock ]; do sleep 0.1; done");
-    script += "\n" + command + "\nstatus=$?; echo '--- end of: '" + std::to_string(expected.size()) + "; (exit $status)";
-    expected += output + "--- end of: " + std::to_string(expected.size()) + "\n";
-  }
-  const Result result = RunToEnd({"bash", "-c", script});
-  EXPECT_EQ(result.output, expected);
+  const testing::Session session = testing::SessionOf("README.md", "tests/safedisk");
+  ASSERT_GE(session.size(), 10u);
+  testing::ExpectSession(session, folder_, kSafedisk.substr(0, kSafedisk.rfind('/')));
 }
 
 }  // namespace
