@@ -30,7 +30,7 @@ constexpr uint64_t AtomicWrite() {
   constexpr uint64_t kLeast = std::max<uint64_t>(512, D::kBlockSize);
   if constexpr (requires { D::kAtomicWrite; }) {
     return std::max<uint64_t>(kLeast, D::kAtomicWrite);
-  } else if constexpr (D::Describe().family == Family::kObserver && requires { requires Device<typename D::Below>; }) {
+  } else if constexpr (D::Describe().family == Family::kObserver && requires { D::Below::kBlockSize; }) {
     return AtomicWrite<typename D::Below>();
   } else {
     return kLeast;

@@ -33,6 +33,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "buse/device.h"
+#include "layers/little_endian.h"
 #include "layers/superblock.h"
 #include "layers/write_stage.h"
 
@@ -90,13 +91,11 @@ class JournalRecord {
 
   template <class Number>
   Number Get(size_t at) const {
-    Number value = 0;
-    for (size_t i = 0; i < sizeof(value); ++i) value |= std::to_integer<Number>(bytes_[at + i]) << (8 * i);
-    return value;
+    return GetLittleEndian<Number>(bytes_.data() + at);
   }
   template <class Number>
   void Put(size_t at, Number value) {
-    for (size_t i = 0; i < sizeof(value); ++i) bytes_[at + i] = static_cast<std::byte>(value >> (8 * i));
+    PutLittleEndian(bytes_.data() + at, value);
   }
 
   uint64_t runs() const { return Get<uint32_t>(kRunsAt); }

@@ -28,6 +28,10 @@ absl::Status ParitySet::Commit(ParityLinks links) {
   stuck_.clear();
   absl::Status first;
   for (size_t at = 0; at < pages.size();) {
+    if (session_ != legs_.session()) {
+      session_ = legs_.session();
+      next_id_ = 1;
+    }
     log_.Begin(next_id_);
     at = Fill(links, pages, at, first);
     if (absl::Status status = legs_.stopped(); !status.ok()) return status;

@@ -158,11 +158,16 @@ absl::Status ParityLegs::BeginSession(ParityLinks links) {
 absl::Status ParityLegs::Rebuilt(ParityLinks links, size_t leg) {
   if (state(leg) != State::kRebuilding) return absl::OkStatus();
   LegErrors errors;
-  if (!BUSE_DEFECT("parity-rebuilt-not-flushed")) errors.Add(leg, links[leg]->Flush());
+  if (!BUSE_DEFECT("parity-rebuilt-not-flushed")) {
+    ForEachLeg(in_sync_ | Leg(leg), [&](size_t flushed) { errors.Add(flushed, links[flushed]->Flush()); });
+  }
   if (errors.failed != 0) return Settle(links, errors);
   // It has no say before the others know: its own head comes last, or it might be alone with it.
   const LegMask before = in_sync_;
   ++head_.event;
+  // What is in the logs is in place, durably, and void from now on: this leg's log has nothing of it, and once others are
+  // replaced too, it could not be completed.
+  head_.session = head_.event;
   head_.leg[leg] = {.since = head_.event, .failed = false, .uuid = uuids_[leg]};
   ForEachLeg(before, [&](size_t other) { errors.Add(other, WriteHead(*links[other], other)); });
   in_sync_ |= Leg(leg);

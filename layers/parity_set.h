@@ -99,6 +99,7 @@ class ParitySet {
 
   std::mutex io_;
   ParityLog log_;         // these are guarded by io_
+  uint64_t session_ = 0;
   uint64_t next_id_ = 1;  // of this session
   std::vector<ParityStage::Page> stuck_;
   uint64_t flushed_repairs_ = 0;

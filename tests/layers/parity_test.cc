@@ -321,6 +321,24 @@ TEST_F(ParityTest, AReplacementThatIsTooSmallIsRefusedAndTheNextIsTaken) {
   ExpectRight();
 }
 
+// The log of the first has a transaction that the logs of the others, which come later, know nothing of.
+TEST_F(ParityTest, WhenAllLegsWereReplacedOneAfterTheOtherItOpens) {
+  std::vector<std::unique_ptr<BadDisk>> replaced;
+  for (size_t leg = 0; leg < kLegs; ++leg) {
+    EXPECT_EQ(P::Fail(*state_, leg), absl::OkStatus());
+    replaced.push_back(std::exchange(disks_[leg], std::make_unique<BadDisk>(kDisk)));
+    EXPECT_EQ(P::Replace(*state_, leg, {disks_[leg].get()}), absl::OkStatus());
+    RebuildAll();
+    if (leg > 0) continue;
+    for (uint64_t i = 0; i < 2; ++i) {
+      Write(0, 3 * kChunk, std::byte{7});  // a piece for each leg
+      EXPECT_EQ(P::Flush(*state_), absl::OkStatus());
+    }
+  }
+  EXPECT_EQ(Open(false), absl::OkStatus());
+  ExpectRight();
+}
+
 TEST_F(ParityTest, CheckFindsWhatIsDamagedAndChangesNothing) {
   disks_[0]->rotten[SectorOfData(1, 0)] = true;
   for (const size_t leg : {0, 1, 2}) disks_[leg]->rotten[SectorOfData(0, 512)] = true;
