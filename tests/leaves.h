@@ -168,9 +168,7 @@ struct BasicFull {
   static absl::Status Extents(State& self, Range range, EmitExtent emit) {
     absl::Status status = self.script->Next("Extents", range);
     if (!status.ok()) return status;
-    // Not while it emits: the test may call the device then.
     const auto zero = [&](uint64_t at) {
-      [[maybe_unused]] const auto lock = Base::Base::HoldBytes(self);
       const auto* begin = self.script->medium.data() + at;
       return *begin == std::byte{0} && std::memcmp(begin, begin + 1, kBlock - 1) == 0;
     };
@@ -245,6 +243,9 @@ inline constexpr Capabilities kEverythingButBacking = {true, true, true, true, t
 // Of an observer that must know of every operation once, and before it happens.
 inline constexpr Capabilities kEverythingObserved = {true, true,  true, true,  true,  true,
                                                      true, false, true, false, false, false};
+// Of one that is only told of what is done.
+inline constexpr Capabilities kEverythingTold = {true, true,  true, true,  true, true,
+                                                 true, false, true, false, true, true};
 inline constexpr Capabilities kNothing = {};
 
 static_assert(kCapabilities<Full> == kEverything);

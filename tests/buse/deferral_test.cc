@@ -154,7 +154,7 @@ class Served {
     EXPECT_TRUE(Gated::Open({.size = size, .script = &script}, device).ok());
     exported = std::unique_ptr<Exported<Gated>>(
         new Exported<Gated>{.device = device,
-                            .about = {.size = size, .flags = nbd::TransmissionFlags<Gated>(), .has_extents = true},
+                            .about = {.size = size, .flags = nbd::TransmissionFlags<Gated>(), .contexts = nbd::ContextsOf<Gated>()},
                             .workers = workers});
     exported->on_failure = [this](const char* command, Range, const absl::Status&) {
       const std::lock_guard lock(mutex_);
