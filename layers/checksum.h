@@ -236,6 +236,17 @@ struct Checksum {
     return self.store.Flush(io);
   }
 
+  // Where neither the disk nor a commit must be waited for, and nothing looks damaged.
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    TryingIoOf<Below> io(self.below);
+    return ChecksumReader(io, self.store, kHashFunctions<Hash>).Read(offset, out).ok();
+  }
+
+  // Where there is room in the stage.
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanWrite<Below> {
+    return self.store.TryWrite(offset / kBlock, in);
+  }
+
   static absl::Status Trim(State& self, Range range) requires CanTrim<Below> {
     DeviceIoOf<Below> io(self.below);
     return self.store.Zero(io, range.offset / kBlock, range.length / kBlock, true);

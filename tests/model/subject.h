@@ -35,6 +35,9 @@ class Subject {
   virtual uint64_t Size() = 0;
   virtual absl::Status Read(uint64_t offset, Bytes out) = 0;
   virtual absl::Status Write(uint64_t offset, ConstBytes in) = 0;
+  // As a server does it: by TryRead and TryWrite where they do, else by Read and Write.
+  virtual absl::Status TryOrRead(uint64_t offset, Bytes out) = 0;
+  virtual absl::Status TryOrWrite(uint64_t offset, ConstBytes in) = 0;
   virtual absl::Status Flush() = 0;
   virtual absl::Status WriteThrough(uint64_t offset, ConstBytes in) = 0;
   virtual absl::Status Zero(Range range) = 0;
@@ -75,6 +78,12 @@ class SubjectOf final : public Subject {
   absl::Status Write(uint64_t offset, ConstBytes in) override {
     if constexpr (CanWrite<Stack>) return Stack::Write(*self_, offset, in);
     return Absent();
+  }
+  absl::Status TryOrRead(uint64_t offset, Bytes out) override {
+    return buse::TryRead<Stack>(*self_, offset, out) ? absl::OkStatus() : Read(offset, out);
+  }
+  absl::Status TryOrWrite(uint64_t offset, ConstBytes in) override {
+    return buse::TryWrite<Stack>(*self_, offset, in) ? absl::OkStatus() : Write(offset, in);
   }
   absl::Status Flush() override {
     if constexpr (CanFlush<Stack>) return Stack::Flush(*self_);
