@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Deferral: what a connection leaves to workers, of a stack whose calls may have to wait. What need not wait is answered where
-// it is, by the connection's own thread: reads that TryRead does, writes that TryWrite does. All else is done by workers, and a
-// slow request holds up nothing but itself. What is answered is in no order, as NBD has it; a Flush covers what was answered
-// before it was sent.
+// Deferral: what a connection leaves for later, of a stack whose calls may have to wait. What need not wait is answered where
+// it is, by the connection's own thread: reads that TryRead does, writes that TryWrite does. Other reads and writes are done by
+// fibers in that thread where the stack may be parked and the system has io_uring; all else by workers. A slow request
+// holds up nothing but itself. What is answered is in no order, as NBD has it; a Flush covers what was answered before it was sent.
 
 #ifndef BUSE_DEFERRAL_H_
 #define BUSE_DEFERRAL_H_
@@ -18,7 +18,9 @@
 #include "buse/data_free_command.h"
 #include "buse/device.h"
 #include "buse/exported.h"
+#include "buse/fibers.h"
 #include "buse/nbd.h"
+#include "buse/operations.h"
 #include "buse/read_command.h"
 #include "buse/request.h"
 #include "buse/session.h"
@@ -77,6 +79,13 @@ class Deferral {
       return deferral_->workers_ != nullptr ? deferral_->workers_->SendBetween(pieces) : T::Send(pieces);
     }
 
+    absl::StatusOr<size_t> Receive(std::span<iovec> pieces) {
+      if constexpr (kHasFibers) {
+        if (deferral_->fibers_ != nullptr) deferral_->RunFibersUntilReadable(*this);
+      }
+      return T::Receive(pieces);
+    }
+
    private:
     Deferral* deferral_;
   };
@@ -126,7 +135,7 @@ class Deferral {
         return status;
       }
     }
-    workers_->Start(**task);
+    Start(**task);
     return absl::OkStatus();
   }
 
@@ -134,14 +143,53 @@ class Deferral {
   absl::Status Leave(Session& session, const nbd::Request& request, size_t bytes) {
     absl::StatusOr<Workers::Task*> task = Take(session, request, bytes);
     if (!task.ok()) return task.status();
-    workers_->Start(**task);
+    Start(**task);
     return absl::OkStatus();
   }
 
-  // Waits until all that was left to workers is answered.
-  absl::Status Drain() { return workers_ != nullptr ? workers_->Drain() : absl::OkStatus(); }
+  // Waits until all that was left for later is answered.
+  absl::Status Drain() {
+    if (workers_ == nullptr) return absl::OkStatus();
+    while (FibersUnderWay()) WaitForFiber();
+    return workers_->Drain();
+  }
 
  private:
+  static constexpr bool kHasFibers = MayPark<Stack>() && requires(const T& transport) { transport.fd(); };
+
+  // Starts a task. Nothing is sent here, but for the answer.
+  void Start(Workers::Task& task) {
+    if constexpr (kHasFibers) {
+      const nbd::Request& request = task.request;
+      const bool parks = request.type == nbd::kCmdRead || (request.type == nbd::kCmdWrite && !request.has(nbd::kCmdFlagFua));
+      if (fibers_ != nullptr && parks) return fibers_->Start(task);
+    }
+    workers_->Start(task);
+  }
+
+  bool FibersUnderWay() const { return kHasFibers && fibers_ != nullptr && fibers_->under_way() > 0; }
+
+  // One round: what is done is answered.
+  void ProceedWithFibers() {
+    fibers_->Proceed();
+    if (fibers_->done().empty()) return;
+    workers_->Answer(fibers_->done());
+    fibers_->Forget();
+  }
+
+  void WaitForFiber() {
+    ProceedWithFibers();
+    if (FibersUnderWay()) fibers_->Wait(-1);
+  }
+
+  void RunFibersUntilReadable(const Carrier& transport) {
+    for (;;) {
+      ProceedWithFibers();
+      if (!FibersUnderWay() || transport.Stopping()) return;
+      if (!fibers_->Wait(transport.fd())) return;
+    }
+  }
+
   absl::StatusOr<Workers::Task*> Take(Session& session, const nbd::Request& request, size_t bytes) {
     if (workers_ == nullptr) {
       terms_ = &session.terms;
@@ -150,12 +198,19 @@ class Deferral {
           [this](std::span<iovec> pieces) { return transport_.Send(pieces); });
       if (!workers.ok()) return absl::InternalError(workers.status().message());  // an administrator wants to know
       workers_ = *std::move(workers);
+      if constexpr (kHasFibers) {
+        fibers_ = Fibers::Create(workers_->task_count(), [this](Workers::Task& task) { Perform(task); });
+      }
     }
     Workers::Task* task = workers_->TryTake(bytes);
     if (task == nullptr) {
       // Nothing may wait for room that could be answered now.
       if (absl::Status status = session.stream.SendReplies(); !status.ok()) return status;
-      task = &workers_->Take(bytes);
+      while (task == nullptr && FibersUnderWay()) {
+        WaitForFiber();
+        task = workers_->TryTake(bytes);
+      }
+      if (task == nullptr) task = &workers_->Take(bytes);
     }
     task->request = request;
     return task;
@@ -191,6 +246,7 @@ class Deferral {
   T transport_;
   const nbd::Terms* terms_ = nullptr;
   std::unique_ptr<Workers> workers_;
+  std::unique_ptr<Fibers> fibers_;  // null: there are none
 };
 
 }  // namespace buse

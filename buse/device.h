@@ -13,6 +13,9 @@
 //   kConcurrency                     which calls may run at the same time, see Concurrency
 //   kWaits                           whether calls may wait for more than memory and each other: a disk, a network, a clock.
 //                                    May be left out: then whether those below do, and a leaf is taken to. buse::Waits tells
+//   kMayPark                         true: Read and Write hold no lock across the calls below or the system's, and keep nothing
+//                                    in the thread, so that other calls may run in it meanwhile. May be left out: then false.
+//                                    Counts where all below say so too. buse::MayPark tells
 //   Status Open(const Config&, State&)                           opens the device below first; the State is fresh
 //   uint64_t Size(const State&)                                  bytes, a multiple of kBlockSize
 //   Status Read(State&, uint64_t offset, span<byte> out)         OK: all of `out` is filled

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The system-call seam: the one place where a request reaches the system. Each call here blocks the calling thread; a runtime
-// that parks the caller instead replaces these functions and nothing else.
+// The system-call seam: the one place where a request reaches the system. Each call here blocks the calling thread, but for
+// ReadFully and WriteFully in a fiber (buse/fibers.h), which is parked meanwhile.
 //
 // `what` names the file in an error message. Messages are formed only when a call fails.
 

@@ -112,6 +112,23 @@ consteval bool Waits() {
   }
 }
 
+// Whether Read and Write may be parked in a fiber (buse/fibers.h): the device and all below say so by kMayPark.
+template <Device D>
+consteval bool MayPark() {
+  if constexpr (!requires { D::kMayPark; }) {
+    return false;
+  } else if constexpr (requires { std::tuple_size<typename D::Below>::value; }) {
+    return D::kMayPark && []<size_t... I>(std::index_sequence<I...>) {
+      return (MayPark<std::tuple_element_t<I, typename D::Below>>() && ...);
+    }
+    (std::make_index_sequence<std::tuple_size_v<typename D::Below>>());
+  } else if constexpr (requires { typename D::Below; }) {
+    return D::kMayPark && MayPark<typename D::Below>();
+  } else {
+    return D::kMayPark;
+  }
+}
+
 template <Device D>
 bool Writable(const typename D::State& self);
 

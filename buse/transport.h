@@ -42,6 +42,11 @@ class SocketTransport {
   // From now on, a receive looks again and again for so long before it sleeps. Not with a supervisor.
   void SpinFor(std::chrono::microseconds time) { spin_ = time; }
 
+  int fd() const { return fd_; }
+
+  // Whether the next Receive would stop instead of waiting.
+  bool Stopping() const { return between_requests_ && supervisor_ != nullptr && !supervisor_->MayWait(); }
+
   // The next Receive is for a new request: its supervisor may stop it, which leaves the connection as it is.
   void ExpectRequest() { between_requests_ = true; }
 

@@ -139,6 +139,15 @@ void Workers::Run() {
   }
 }
 
+void Workers::Answer(std::span<Task* const> tasks) {
+  std::unique_lock lock(mutex_);
+  under_way_ += tasks.size();
+  for (Task* task : tasks) done_.Push(*task);
+  if (sending_) return;
+  sending_ = true;
+  SendDone(lock);
+}
+
 void Workers::Finish(std::unique_lock<std::mutex>& lock, Task& task) {
   done_.Push(task);
   if (sending_) return;

@@ -65,6 +65,9 @@ class Workers {
   // What was started is finished first.
   ~Workers();
 
+  // How many tasks there are.
+  size_t task_count() const { return task_count_; }
+
   // A task with room for so many bytes, at most nbd::kMaxPayload, aligned to a page; null: there is none at the moment. Start
   // it or give it back.
   Task* TryTake(size_t bytes);
@@ -72,6 +75,9 @@ class Workers {
   Task& Take(size_t bytes);
   void Start(Task& task);
   void GiveBack(Task& task);
+
+  // Answers tasks that were done elsewhere. Errors of `send` are those of what follows.
+  void Answer(std::span<Task* const> tasks);
 
   // Sends what is the connection's own, between what the workers send. Errors: those of `send`, here or in a worker.
   absl::Status SendBetween(std::span<iovec> pieces);

@@ -60,6 +60,7 @@ struct Concat {
     return block_size;
   }();
   static constexpr Concurrency kConcurrency = std::min({B::kConcurrency...});
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() { return {"concat", "joins devices, one after another", Family::kRemap}; }
 

@@ -91,6 +91,7 @@ struct Contract {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() {
     return {"contract", "aborts where the contract of a device is broken above or below", Family::kObserver};

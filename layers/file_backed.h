@@ -110,6 +110,7 @@ struct BasicFileBacked {
 
   static constexpr uint64_t kBlockSize = kAlignment;
   static constexpr Concurrency kConcurrency = Concurrency::kParallel;
+  static constexpr bool kMayPark = true;
 
   static constexpr auto Describe() {
     constexpr Option<Config> kFile = {

@@ -97,6 +97,9 @@ struct Observer {
     }
   }();
 
+  // A hook that is around may wait, or hold something meanwhile.
+  static constexpr bool kMayPark = TellsWhenDone<Hook>;
+
   static constexpr auto Describe() { return Hook::template Describe<Config>(); }
 
   static absl::Status Open(const Config& config, State& self) {

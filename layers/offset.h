@@ -44,6 +44,7 @@ struct Offset {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config, 2> Describe() {
     return {"offset",

@@ -67,6 +67,7 @@ struct Partition {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config, 3> Describe() {
     return {"partition",

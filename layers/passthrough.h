@@ -36,6 +36,7 @@ struct Passthrough {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() { return {"passthrough", "hands every operation on", Family::kObserver}; }
 

@@ -39,6 +39,7 @@ struct ReadOnly {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() {
     return {"readonly", "takes away every operation that changes the device below", Family::kObserver};

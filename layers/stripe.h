@@ -59,6 +59,7 @@ struct Stripe {
 
   static constexpr uint64_t kBlockSize = B::kBlockSize;
   static constexpr Concurrency kConcurrency = B::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() {
     return {"stripe", "spreads chunks over several devices in turn", Family::kRemap};
