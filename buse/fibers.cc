@@ -6,9 +6,11 @@
 #include <sys/mman.h>
 
 #include <array>
+#include <boost/context/detail/fcontext.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
 #include <cassert>
 #include <cerrno>
+#include <new>
 #include <utility>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -29,61 +31,47 @@ constexpr size_t kStackSize = 256 << 10;  // their frames are larger
 constexpr size_t kStackSize = 64 << 10;
 #endif
 
-// Tells a sanitizer that its thread goes on with another stack: made by who leaves, ended by who arrives.
-class Switch {
- public:
-  struct Stack {
-    const void* bottom = nullptr;
-    size_t size = 0;
-    void* tsan = nullptr;
-  };
+// A stack, as sanitizers want to know it.
+struct Stack {
+  const void* bottom = nullptr;
+  size_t size = 0;
+  void* tsan = nullptr;
+};
 
-  // `last`: who leaves does not come back.
-  static void Leave([[maybe_unused]] void** kept, [[maybe_unused]] const Stack& to, [[maybe_unused]] bool last = false) {
+// Around each switch: Leave by who leaves, on its way to `to`, and Arrive by who arrives, with what its own Leave kept. In line, as
+// ThreadSanitizer counts functions that are entered on one stack and left on another.
+[[gnu::always_inline]] inline void Leave([[maybe_unused]] void** kept, [[maybe_unused]] const Stack& to) {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(last ? nullptr : kept, to.bottom, to.size);
+  __sanitizer_start_switch_fiber(kept, to.bottom, to.size);
 #endif
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(to.tsan, 0);
+  __tsan_switch_to_fiber(to.tsan, 0);
 #endif
-  }
-  static void Arrive([[maybe_unused]] void* kept, [[maybe_unused]] Stack* from) {
+}
+[[gnu::always_inline]] inline void Arrive([[maybe_unused]] void* kept, [[maybe_unused]] Stack& from) {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(kept, from != nullptr ? &from->bottom : nullptr, from != nullptr ? &from->size : nullptr);
+  __sanitizer_finish_switch_fiber(kept, &from.bottom, &from.size);
 #endif
-  }
-};
+}
 
 }  // namespace
 
-// One that runs one task after another, and is idle between two.
+// One that does one task after another, and is idle between two. It holds nothing then, so that its stack can be dropped.
 struct Fibers::Fiber {
-  explicit Fiber(Fibers& all) : all(all) {
-    context::stack_context memory = context::protected_fixedsize_stack(kStackSize).allocate();
+  explicit Fiber(Fibers& all) : all(all), memory(context::protected_fixedsize_stack(kStackSize).allocate()) {
     own = {static_cast<const char*>(memory.sp) - memory.size, memory.size, nullptr};
 #if defined(__SANITIZE_THREAD__)
     own.tsan = __tsan_create_fiber(0);
 #endif
-    here = context::fiber(std::allocator_arg, context::preallocated(memory.sp, memory.size, memory),
-                          context::protected_fixedsize_stack(kStackSize), [this](context::fiber&& caller) {
-                            there = std::move(caller);
-                            Switch::Arrive(nullptr, &thread);
-                            while (task != nullptr) {
-                              this->all.perform_(*task);
-                              task = nullptr;
-                              LeaveForThread();
-                            }
-                            Switch::Leave(nullptr, thread, true);
-                            return std::move(there);
-                          });
+    here = context::detail::make_fcontext(memory.sp, memory.size, &Live);
   }
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
   ~Fiber() {
-    Enter();  // without a task it ends
 #if defined(__SANITIZE_THREAD__)
     __tsan_destroy_fiber(own.tsan);
 #endif
+    context::protected_fixedsize_stack(kStackSize).deallocate(memory);
   }
 
   // By the thread.
@@ -92,51 +80,61 @@ struct Fibers::Fiber {
     thread.tsan = __tsan_get_current_fiber();
 #endif
     void* kept = nullptr;
-    Switch::Leave(&kept, own);
-    here = std::move(here).resume();
-    Switch::Arrive(kept, nullptr);
+    Leave(&kept, own);
+    here = context::detail::jump_fcontext(here, this).fctx;
+    Arrive(kept, own);
   }
 
   // By the fiber; returns at the next Enter.
   void LeaveForThread() {
     void* kept = nullptr;
-    Switch::Leave(&kept, thread);
-    there = std::move(there).resume();
-    Switch::Arrive(kept, &thread);
+    Leave(&kept, thread);
+    there = context::detail::jump_fcontext(there, nullptr).fctx;
+    Arrive(kept, thread);
+  }
+
+  static void Live(context::detail::transfer_t entered) {
+    auto* const self = static_cast<Fiber*>(entered.data);
+    Arrive(nullptr, self->thread);
+    self->there = entered.fctx;
+    for (;;) {
+      self->all.perform_(*self->task);
+      self->task = nullptr;
+      self->LeaveForThread();
+    }
   }
 
   Fibers& all;
+  context::stack_context memory;
+  Stack own, thread;
+  context::detail::fcontext_t here = nullptr, there = nullptr;
   Task* task = nullptr;
   ssize_t result = 0;
-  Switch::Stack own, thread;
-  context::fiber here, there;
 };
 
 std::unique_ptr<Fibers> Fibers::Create(size_t count, std::function<void(Task&)> perform) {
-  std::unique_ptr<Fibers> fibers(new Fibers(count, std::move(perform)));
-  return fibers->ring_open_ ? std::move(fibers) : nullptr;
+  std::unique_ptr<Fibers> fibers(new Fibers(std::move(perform)));
+  return fibers->Open(count) ? std::move(fibers) : nullptr;
 }
 
-Fibers::Fibers(size_t count, std::function<void(Task&)> perform) : perform_(std::move(perform)) {
+bool Fibers::Open(size_t count) {
   ring_open_ = io_uring_queue_init(static_cast<unsigned>(count), &ring_, 0) == 0;
-  if (!ring_open_) return;
   // A kernel that drops completions it has no room for would lose requests; of those that have io_uring only the first few do.
-  if ((ring_.features & IORING_FEAT_NODROP) == 0) {
-    io_uring_queue_exit(&ring_);
-    ring_open_ = false;
-    return;
-  }
+  if (!ring_open_ || (ring_.features & IORING_FEAT_NODROP) == 0) return false;
   done_.reserve(count);
   idle_.reserve(count);
-  for (size_t i = 0; i < count; ++i) {
-    fibers_.push_back(std::make_unique<Fiber>(*this));
-    idle_.push_back(fibers_.back().get());
+  try {
+    while (fibers_.size() < count) fibers_.push_back(std::make_unique<Fiber>(*this));
+  } catch (const std::bad_alloc&) {  // no memory for a stack
+    return false;
   }
+  for (const auto& fiber : fibers_) idle_.push_back(fiber.get());
+  return true;
 }
 
+Fibers::Fibers(std::function<void(Task&)> perform) : perform_(std::move(perform)) {}
+
 Fibers::~Fibers() {
-  assert(under_way() == 0);
-  fibers_.clear();
   if (ring_open_) io_uring_queue_exit(&ring_);
 }
 

@@ -12,7 +12,6 @@
 
 #include <liburing.h>
 
-#include <boost/context/fiber.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -58,7 +57,9 @@ class Fibers final : private Parking {
  private:
   struct Fiber;
 
-  Fibers(size_t count, std::function<void(Task&)> perform);
+  explicit Fibers(std::function<void(Task&)> perform);
+
+  bool Open(size_t count);
 
   ssize_t Read(int fd, Bytes out, uint64_t offset) override;
   ssize_t Write(int fd, ConstBytes in, uint64_t offset, int rwf_flags) override;

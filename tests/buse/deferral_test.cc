@@ -27,6 +27,7 @@
 #include "layers/passthrough.h"
 #include "layers/serialize.h"
 #include "tests/buse/byte_server.h"
+#include "tests/buse/connected.h"
 #include "tests/leaves.h"
 #include "tests/wire.h"
 
@@ -139,89 +140,26 @@ static_assert(!Exported<Serialize<Full>>::kDefers);
 static_assert(!Exported<Delay<testing::BasicFull<1, Concurrency::kSerial>>>::kDefers, "one call at a time");
 static_assert(!Exported<Delay<testing::BasicFull<1, Concurrency::kDisjoint>>>::kDefers);
 
-// Ends the connection between two requests once it is told to.
+// Ends the connection after the next request, once it is told to.
 class Stopper : public Supervisor {
  public:
-  bool MayWait() override { return !stop; }
-  void Arrived() override {}
+  bool MayWait() override { return !stopped_; }
+  void Arrived() override { stopped_ = stop.load(); }
   std::atomic<bool> stop = false;
-};
-
-// A connection over a real socket, in a thread, without negotiation.
-class Served {
- public:
-  explicit Served(size_t workers = 4, Supervisor* supervisor = nullptr, uint64_t size = 1 << 20) {
-    EXPECT_TRUE(Gated::Open({.size = size, .script = &script}, device).ok());
-    exported = std::unique_ptr<Exported<Gated>>(
-        new Exported<Gated>{.device = device,
-                            .about = {.size = size, .flags = nbd::TransmissionFlags<Gated>(), .contexts = nbd::ContextsOf<Gated>()},
-                            .workers = workers});
-    exported->on_failure = [this](const char* command, Range, const absl::Status&) {
-      const std::lock_guard lock(mutex_);
-      failures_.push_back(command);
-    };
-    int fds[2];
-    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    client.reset(fds[0]);
-    server_.reset(fds[1]);
-    thread_ = std::thread([this, supervisor] {
-      Connection<Gated, SocketTransport> connection(*exported, SocketTransport(server_.get(), supervisor), *Buffers::Create());
-      status_ = connection.Transmit();
-      ended_ = true;
-      shutdown(server_.get(), SHUT_RDWR);
-    });
-  }
-  ~Served() {
-    Gated::Hold(device, {});
-    client.reset();
-    if (thread_.joinable()) thread_.join();
-  }
-
-  void Send(const std::string& bytes) {
-    for (size_t at = 0; at < bytes.size();) {
-      const ssize_t n = send(client.get(), bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
-      if (n <= 0) return;
-      at += static_cast<size_t>(n);
-    }
-  }
-  // So many bytes, or what came before the end.
-  std::string Receive(size_t bytes) {
-    std::string out(bytes, '\0');
-    const ssize_t n = recv(client.get(), out.data(), bytes, MSG_WAITALL);
-    return out.substr(0, std::max<ssize_t>(n, 0));
-  }
-  // Everything up to the end.
-  std::string ReceiveAll() {
-    std::string out;
-    for (std::string piece; !(piece = Receive(65536)).empty();) out += piece;
-    return out;
-  }
-  bool Readable(int milliseconds = 0) {
-    pollfd query = {client.get(), POLLIN, 0};
-    return poll(&query, 1, milliseconds) == 1;
-  }
-  absl::Status Join() {
-    thread_.join();
-    return status_;
-  }
-  bool ended() const { return ended_; }
-  std::vector<std::string> failures() {
-    const std::lock_guard lock(mutex_);
-    return failures_;
-  }
-
-  testing::Script script;
-  Gated::State device;
-  std::unique_ptr<Exported<Gated>> exported;
-  UniqueFd client;
 
  private:
-  UniqueFd server_;
-  std::thread thread_;
-  std::atomic<bool> ended_ = false;
-  absl::Status status_;
-  std::mutex mutex_;
-  std::vector<std::string> failures_;
+  bool stopped_ = false;  // used by the connection's thread
+};
+
+struct Scripted {
+  testing::Script script;
+};
+
+class Served : public Scripted, public testing::Connected<Gated> {
+ public:
+  explicit Served(size_t workers = 4, Supervisor* supervisor = nullptr, uint64_t size = 1 << 20)
+      : Connected({.size = size, .script = &script}, workers, supervisor) {}
+  ~Served() { Gated::Hold(device, {}); }
 };
 
 TEST(DeferralTest, ASlowReadHoldsUpNothingElse) {
