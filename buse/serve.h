@@ -135,10 +135,10 @@ struct ServeOptions {
            .max = 1000000},
           {.field = &ServeOptions::workers,
            .name = "workers",
-           .help = "threads of each connection that do what may have to wait for a disk, so that one slow request does not "
-                   "hold up the "
-                   "others; started when they are needed; 0: none. A stack in memory, or one that takes one call at a time, "
-                   "has none",
+           .help = "threads of each connection that do what may have to wait for a disk, so that one slow request does not hold up "
+                   "the others; started when they are needed. Where the kernel can do it by itself (io_uring), it does twice as "
+                   "many at once. 0: one request after another. A stack in memory, or one that takes one call at a time, has "
+                   "none, nor has a client with TLS",
            .max = Workers::kMaxThreads},
           {.field = &ServeOptions::no_structured_replies,
            .name = "no-structured-replies",

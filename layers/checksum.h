@@ -56,7 +56,8 @@
 //   - what happens to bytes before they are in the stage.
 //
 // Passes on: Trim, WriteZeroes, Prefetch, and Extents, in which only that is zero what the table and the device below both say
-// is. WriteThrough is Write and Flush. View, Backing and Resize are absent.
+// is; TryRead, which fails where bytes do not have their sum, as that may be a commit that is under way. TryWrite writes where
+// there is room in the stage. WriteThrough is Write and Flush. View, Backing and Resize are absent.
 // Concurrency: any calls may run together if those below may; else it is kSerial, since commits happen beside reads, and has no
 // committer: a Write that finds the stage full commits it, as it does with `inline-commits`. Reads take no lock across a call
 // below, but where a block does not have its sum: it may have been in the middle of a commit, and is read again with commits
