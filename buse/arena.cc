@@ -13,6 +13,7 @@
 namespace buse {
 
 absl::StatusOr<Arena> Arena::Create(size_t size, size_t max_parts) {
+  size = (size + kAlignment - 1) / kAlignment * kAlignment;
   void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return StatusFromErrno(errno, "mapping memory for requests on their way");
   return Arena(static_cast<std::byte*>(base), size, max_parts);

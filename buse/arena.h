@@ -20,7 +20,7 @@ class Arena {
  public:
   static constexpr size_t kAlignment = 4096;
 
-  // At most `max_parts` at a time. Errors: kUnavailable when the system has no address space left.
+  // `size` is rounded up to whole pages. At most `max_parts` at a time. Errors: kUnavailable when the system has no address space left.
   static absl::StatusOr<Arena> Create(size_t size, size_t max_parts);
 
   Arena(Arena&& other) noexcept

@@ -194,7 +194,7 @@ class Deferral {
     if (workers_ == nullptr) {
       terms_ = &session.terms;
       auto workers = Workers::Create(
-          exported_.workers, session.terms.replies, [this](Workers::Task& task) { Perform(task); },
+          exported_.workers, session.terms.max_payload, session.terms.replies, [this](Workers::Task& task) { Perform(task); },
           [this](std::span<iovec> pieces) { return transport_.Send(pieces); });
       if (!workers.ok()) return absl::InternalError(workers.status().message());  // an administrator wants to know
       workers_ = *std::move(workers);

@@ -103,8 +103,8 @@ struct ServeOptions {
            .max = 100000},
           {.field = &ServeOptions::max_memory,
            .name = "max-memory",
-           .help = "what connections may need together, at most 33 MiB each, or 2 MiB more than a smaller --max-request; more "
-                   "have to wait. 0: as many as --max-clients allows",
+           .help = "what connections may need together, at most 33 MiB each, or 2 MiB more than a smaller --max-request, and twice "
+                   "that where they have workers; more have to wait. 0: as many as --max-clients allows",
            .unit = Unit::kBytes},
           {.field = &ServeOptions::max_request,
            .name = "max-request",
@@ -211,6 +211,9 @@ struct ServeOptions {
 
   // Null where there is no TLS. Errors: those of TlsCredentials::Load.
   absl::StatusOr<std::unique_ptr<const TlsCredentials>> LoadTls() const;
+
+  // What one client may take at most, in bytes; as much again where it has workers.
+  uint64_t MemoryOfClient() const;
 
   // How many clients are served at the same time, 1 or more: as max_clients and max_memory allow.
   uint64_t ClientsAtOnce() const;

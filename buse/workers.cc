@@ -29,9 +29,9 @@ Workers::Task* Workers::Queue::PopAll() {
   return std::exchange(first, nullptr);
 }
 
-absl::StatusOr<std::unique_ptr<Workers>> Workers::Create(size_t threads, nbd::Terms::Replies style, Perform perform,
-                                                         Send send) {
-  absl::StatusOr<Arena> arena = Arena::Create(nbd::kMaxPayload, 2 * threads);
+absl::StatusOr<std::unique_ptr<Workers>> Workers::Create(size_t threads, size_t largest, nbd::Terms::Replies style,
+                                                         Perform perform, Send send) {
+  absl::StatusOr<Arena> arena = Arena::Create(largest, 2 * threads);
   if (!arena.ok()) return arena.status();
   return std::unique_ptr<Workers>(new Workers(threads, *std::move(arena), style, std::move(perform), std::move(send)));
 }

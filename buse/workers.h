@@ -57,8 +57,10 @@ class Workers {
   using Perform = std::function<void(Task&)>;
   using Send = std::function<absl::Status(std::span<iovec>)>;
 
-  // `threads`: 1 to kMaxThreads. `style` is that of the replies. Errors: kUnavailable when the system has no memory left.
-  static absl::StatusOr<std::unique_ptr<Workers>> Create(size_t threads, nbd::Terms::Replies style, Perform perform, Send send);
+  // `threads`: 1 to kMaxThreads. `largest`: the most bytes of one task, which is what all may have together. `style` is that of
+  // the replies. Errors: kUnavailable when the system has no memory left.
+  static absl::StatusOr<std::unique_ptr<Workers>> Create(size_t threads, size_t largest, nbd::Terms::Replies style,
+                                                         Perform perform, Send send);
 
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
@@ -68,7 +70,7 @@ class Workers {
   // How many tasks there are.
   size_t task_count() const { return task_count_; }
 
-  // A task with room for so many bytes, at most nbd::kMaxPayload, aligned to a page; null: there is none at the moment. Start
+  // A task with room for so many bytes, at most those of the largest, aligned to a page; null: there is none at the moment. Start
   // it or give it back.
   Task* TryTake(size_t bytes);
   // Waits for one. Nothing else may be taken and not yet started.

@@ -53,6 +53,12 @@ TEST(ArenaTest, PartsAreApartAndComeBack) {
   EXPECT_EQ(arena->Take(kPage).data(), a.data());
 }
 
+TEST(ArenaTest, TheLargestFitsAlsoWhereItIsNoWholePage) {
+  absl::StatusOr<Arena> arena = Arena::Create(5000, 2);
+  ASSERT_TRUE(arena.ok());
+  EXPECT_EQ(arena->Take(5000).size(), 5000u);
+}
+
 TEST(ArenaTest, AllOfItOrNothing) {
   absl::StatusOr<Arena> arena = Arena::Create(1 << 20, 64);
   ASSERT_TRUE(arena.ok());
@@ -114,8 +120,10 @@ class Sent {
   int sends_ = 0;
 };
 
+constexpr size_t kLargest = nbd::kMaxPayload;
+
 std::unique_ptr<Workers> MakeWorkers(size_t threads, Workers::Perform perform, Sent& sent) {
-  auto workers = Workers::Create(threads, nbd::Terms::Replies::kSimple, std::move(perform), sent.Sender());
+  auto workers = Workers::Create(threads, kLargest, nbd::Terms::Replies::kSimple, std::move(perform), sent.Sender());
   EXPECT_TRUE(workers.ok());
   return *std::move(workers);
 }
