@@ -121,6 +121,8 @@ std::vector<Subject> FileSubjects() {
 
 std::vector<Subject> DirectSubjects() {
   return {FileStack("buse", "Server<DirectFileBacked>, direct", {"direct", "{file}", "--direct"}),
+          FileStack("buse-workers0", "the same without workers: one request of a connection after another",
+                    {"direct", "{file}", "--direct", "--workers", "0"}),
           QemuNbd("qemu-nbd-io_uring", "qemu-nbd over a raw file, O_DIRECT, io_uring", Medium::kFile,
                   {"--cache=none", "--aio=io_uring", "--format=raw", "{file}"}),
           QemuNbd("qemu-nbd-native", "qemu-nbd over a raw file, O_DIRECT, Linux AIO", Medium::kFile,

@@ -8,10 +8,13 @@
 #define BUSE_CONNECTION_H_
 
 #include <cstddef>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "buse/buffers.h"
+#include "buse/data_free_command.h"
+#include "buse/deferral.h"
 #include "buse/device.h"
 #include "buse/exported.h"
 #include "buse/nbd.h"
@@ -20,6 +23,7 @@
 #include "buse/request.h"
 #include "buse/resize_command.h"
 #include "buse/resize_gate.h"
+#include "buse/scatter.h"
 #include "buse/session.h"
 #include "buse/status_command.h"
 #include "buse/transport.h"
@@ -27,16 +31,18 @@
 namespace buse {
 
 // Serves one client. Used by one thread; many connections may share one Exported. Allocates nothing in transmission, but for
-// the message of what fails. Memory: Buffers, plus about 50 KiB.
+// the message of what fails, and workers when the first is needed. Memory: Buffers, plus about 50 KiB; with workers as much
+// again, and about 100 KiB for each.
 template <Device Stack, Transport T>
 class Connection {
  public:
   // Without negotiation, as the kernel wants it.
-  Connection(Exported<Stack>& exported, T transport, Buffers buffers) : session_(exported, transport, std::move(buffers)) {}
+  Connection(Exported<Stack>& exported, T transport, Buffers buffers)
+      : deferral_(exported, transport), session_(exported, deferral_.Carry(transport), std::move(buffers)) {}
 
   // On the terms of a negotiation.
   Connection(Exported<Stack>& exported, T transport, Buffers buffers, const Agreement& agreement)
-      : session_(exported, transport, std::move(buffers)) {
+      : Connection(exported, transport, std::move(buffers)) {
     session_.terms = agreement.terms;
     session_.stream.Prefill(agreement.early);
     if ((agreement.terms.flags & nbd::kFlagSendResize) == 0) return;
@@ -50,20 +56,27 @@ class Connection {
   absl::Status Transmit() {
     session_.stream.replies().Speak(session_.terms.replies);
     const ResizeGate::Visit visit(resize_gate_);
-    return session_.terms.replies == nbd::Terms::Replies::kSimple ? Serve<false>() : Serve<true>();
+    absl::Status status = session_.terms.replies == nbd::Terms::Replies::kSimple ? Serve<false>() : Serve<true>();
+    if constexpr (kDefers) status.Update(deferral_.Drain());
+    return status;
   }
 
   // Whether the client said so.
   bool said_disconnect() const { return said_disconnect_; }
 
  private:
-  using ReadCommand = buse::ReadCommand<Stack, T>;
-  using StatusCommand = buse::StatusCommand<Stack, T>;
+  // Whether this stack's requests may be left to workers.
+  static constexpr bool kDefers = Exported<Stack>::kDefers && kFullDuplex<T>;
+  using Deferral = std::conditional_t<kDefers, buse::Deferral<Stack, T>, NoDeferral<Stack, T>>;
+  using Session = typename Deferral::Session;
+  using ReadCommand = buse::ReadCommand<Stack, Session>;
+  using StatusCommand = buse::StatusCommand<Session>;
 
   // kChunks: structured or extended replies were agreed on.
   template <bool kChunks>
   absl::Status Serve() {
     const size_t header = kChunks && session_.extended() ? nbd::kExtendedRequestSize : nbd::kRequestSize;
+    session_.stream.ExpectHeadersOf(header);
     for (;;) {
       while (session_.stream.received().size() >= header) {
         if (absl::Status status = TakeRequest<kChunks>(); !status.ok()) return status;
@@ -100,7 +113,7 @@ class Connection {
     if (kChunks && session_.extended() && request.has(nbd::kCmdFlagPayloadLen) && request.type != nbd::kCmdDisc) {
       return TakeRequestWithPayload(request);
     }
-    if (request.type == nbd::kCmdRead) return ReadCommand::template Take<kChunks>(session_, request);
+    if (request.type == nbd::kCmdRead) return TakeRead<kChunks>(request);
     return TakeRequestWithoutData<kChunks>(request);
   }
 
@@ -115,11 +128,9 @@ class Connection {
     if (verdict.error != nbd::kOk) {
       Refuse<kChunks>(session_, request, verdict);
     } else if (request.type == nbd::kCmdResize) {
-      return ResizeCommand<Stack, T>::template Take<kChunks>(session_, request);
+      return ResizeCommand<Session>::template Take<kChunks>(session_, request);
     } else if (request.length == 0 && request.type != nbd::kCmdFlush) {
       Conclude<kChunks>(session_, request, "", absl::OkStatus());
-    } else if (request.type == nbd::kCmdCache) {
-      Conclude<kChunks>(session_, request, "prefetch", session_.exported.Cache(request));
     } else if (kChunks && request.type == nbd::kCmdBlockStatus) {
       return StatusCommand::Take(session_, request);
     } else {
@@ -134,20 +145,31 @@ class Connection {
     return absl::InvalidArgumentError(how);
   }
 
-  // These may take long: what is finished does not wait for them, and views are given back before bytes are taken away.
+  // Most of these may take long: what is finished does not wait for them, and views are given back before bytes are taken away.
   template <bool kChunks>
   absl::Status TakeSlowRequest(const nbd::Request& request) {
-    if (absl::Status status = session_.stream.SendReplies(); !status.ok()) return status;
-    if (request.type == nbd::kCmdFlush) {
-      Conclude<kChunks>(session_, request, "flush", session_.exported.Flush());
-    } else if (request.type == nbd::kCmdTrim) {
-      Conclude<kChunks>(session_, request, "trim", session_.exported.Trim(request));
-    } else if (const nbd::Verdict verdict = Exported<Stack>::CheckZeroing(request); verdict.error != nbd::kOk) {
-      Refuse<kChunks>(session_, request, verdict);
-    } else {
-      Conclude<kChunks>(session_, request, "write zeroes", session_.exported.WriteZeroes(request));
+    if (request.type == nbd::kCmdWriteZeroes) {
+      if (const nbd::Verdict verdict = Exported<Stack>::CheckZeroing(request); verdict.error != nbd::kOk) {
+        Refuse<kChunks>(session_, request, verdict);
+        return absl::OkStatus();
+      }
     }
+    if constexpr (kDefers) {
+      if (deferral_.on()) return deferral_.Leave(session_, request, 0);
+    }
+    if (request.type != nbd::kCmdCache) {
+      if (absl::Status status = session_.stream.SendReplies(); !status.ok()) return status;
+    }
+    DoWithoutData<kChunks>(session_, request);
     return absl::OkStatus();
+  }
+
+  template <bool kChunks>
+  [[gnu::always_inline]] absl::Status TakeRead(const nbd::Request& request) {
+    if constexpr (kDefers) {
+      if (deferral_.on()) return deferral_.template Read<kChunks>(session_, request);
+    }
+    return ReadCommand::template Take<kChunks>(session_, request);
   }
 
   template <bool kChunks>
@@ -158,20 +180,66 @@ class Connection {
     }
     if (request.length > session_.terms.max_payload) return TakeTooLong<kChunks>(request);
     ConstBytes payload = session_.stream.TakeReceived(request.length);
+    if constexpr (kDefers) {
+      if (deferral_.on() && request.length > 0 && Check<kChunks>(session_, request).error == nbd::kOk) {
+        return deferral_.template Write<kChunks>(session_, request, payload);
+      }
+    }
     if (payload.size() < request.length) {
-      absl::Status status = session_.stream.CompletePayload(request.length, payload);
-      if (!status.ok() || session_.stream.ended()) return status;
+      bool concluded = false;
+      absl::Status status = ReceiveRest<kChunks>(request, payload, concluded);
+      if (!status.ok() || concluded || session_.stream.ended()) return status;
     }
     const nbd::Verdict verdict = Check<kChunks>(session_, request);
     if (verdict.error != nbd::kOk) {
       Refuse<kChunks>(session_, request, verdict);
       return absl::OkStatus();
     }
-    if (request.has(nbd::kCmdFlagFua)) {
-      if (absl::Status status = session_.stream.SendReplies(); !status.ok()) return status;
-    }
+    if (request.has(nbd::kCmdFlagFua)) return WriteThrough<kChunks>(request, payload);
     Conclude<kChunks>(session_, request, "write",
-                      payload.empty() ? absl::OkStatus() : session_.exported.Write(request, payload));
+                      payload.empty() ? absl::OkStatus() : session_.exported.Write(request.offset, payload));
+    return absl::OkStatus();
+  }
+
+  // Apart, so that it adds nothing to the other writes. What is finished does not wait for it.
+  template <bool kChunks>
+  [[gnu::noinline]] absl::Status WriteThrough(const nbd::Request& request, ConstBytes payload) {
+    if (absl::Status status = session_.stream.SendReplies(); !status.ok()) return status;
+    Conclude<kChunks>(session_, request, "write",
+                      payload.empty() ? absl::OkStatus() : session_.exported.WriteThrough(request.offset, payload));
+    return absl::OkStatus();
+  }
+
+  // Receives what `payload` lacks: to where it lies on the device, which concludes the write, or to a buffer.
+  template <bool kChunks>
+  [[gnu::noinline]] absl::Status ReceiveRest(const nbd::Request& request, ConstBytes& payload, bool& concluded) {
+    concluded = PlaceFor<kChunks>(request);
+    return concluded ? ReceiveInPlace<kChunks>(request, payload) : session_.stream.CompletePayload(request.length, payload);
+  }
+
+  // Whether the device says where the bytes of this write lie, which must stay there until they are: not where a client may have
+  // it resized meanwhile. A client that goes away in the midst of one leaves a part of it
+  // there, to the byte; a short one, such as those of a journal, stays all or nothing, as of a disk.
+  template <bool kChunks>
+  bool PlaceFor(const nbd::Request& request) {
+    if constexpr (Exported<Stack>::kPlaces) {
+      Scatter& places = session_.stream.places();
+      places.Clear();
+      return request.length >= decltype(session_.stream)::kLargePayload && resize_gate_ == nullptr &&
+             Check<kChunks>(session_, request).error == nbd::kOk && session_.exported.Place(request.range(), places).ok() &&
+             !places.overflowed() && places.bytes() == request.length;
+    }
+    return false;
+  }
+
+  // `have` is what was received of the payload.
+  template <bool kChunks>
+  absl::Status ReceiveInPlace(const nbd::Request& request, ConstBytes have) {
+    absl::Status received = session_.stream.ReceivePayload(have);
+    // Whatever has come: what was put there must be known to the device.
+    absl::Status status = session_.exported.Placed(request);
+    if (!received.ok() || session_.stream.ended()) return received;
+    Conclude<kChunks>(session_, request, "write", status);
     return absl::OkStatus();
   }
 
@@ -199,7 +267,8 @@ class Connection {
     return absl::OkStatus();
   }
 
-  Session<Stack, T> session_;
+  Deferral deferral_;
+  Session session_;
   ResizeGate* resize_gate_ = nullptr;  // where clients may resize
   bool said_disconnect_ = false;
 };

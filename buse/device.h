@@ -11,6 +11,11 @@
 //                                    releases resources and does no I/O: what must last went through Flush
 //   kBlockSize                       bytes; offsets and lengths must be multiples of it. 1 means any
 //   kConcurrency                     which calls may run at the same time, see Concurrency
+//   kWaits                           whether calls may wait for more than memory and each other: a disk, a network, a clock.
+//                                    May be left out: then whether those below do, and a leaf is taken to. buse::Waits tells
+//   kMayPark                         true: Read and Write hold no lock across the calls below or the system's, and keep nothing
+//                                    in the thread, so that other calls may run in it meanwhile. May be left out: then false.
+//                                    Counts where all below say so too. buse::MayPark tells
 //   Status Open(const Config&, State&)                           opens the device below first; the State is fresh
 //   uint64_t Size(const State&)                                  bytes, a multiple of kBlockSize
 //   Status Read(State&, uint64_t offset, span<byte> out)         OK: all of `out` is filled
@@ -24,6 +29,13 @@
 //   Status Prefetch(State&, Range)       a hint: the range will be read soon
 //   Status View(State&, Range, Gather&)  OK: the bytes were appended in order; valid until the gather is released, for which no
 //                                        View may wait
+//   Status Place(State&, Range, Scatter&)   OK: where the bytes of a write to come lie was appended in order, for the caller to
+//                                        put them there. By itself it changes nothing. Needs Placed and Write
+//   Status Placed(State&, Range)         follows a Place of this very range once bytes were put there, if only a part of them.
+//                                        OK: as after a Write; what was not put there is unspecified
+//   bool TryRead(State&, uint64_t offset, span<byte> out)          true: read, as by Read, and nothing was waited for but memory
+//                                        and other calls. False: it may have to wait, or failed; as after a failed Read
+//   bool TryWrite(State&, uint64_t offset, span<const byte> in)    the same for Write
 //   optional<FileRange> Backing(State&, Range)   the file in which these very bytes lie, if they do
 //   Status Resize(State&, uint64_t size) OK: Size is the new one; what was added reads as zeroes. kInvalidArgument: it cannot
 //                                        have that size
@@ -44,7 +56,10 @@
 // Extents are aligned to kBlockSize too, so that a caller can go on where a prefix ended; its callback must not call the
 // device. Flush has no range: it may run beside any call but under kSerial. Resize runs alone. A View that fails may leave
 // pieces in the gather, which the caller drops by its mark; what a View has released when its pieces were used may run beside
-// any call.
+// any call. From Place to Placed, or until the caller gives up without having put anything there, a Write of the range counts
+// as running, for as long as a client takes to send it: what is put there may be seen before Placed, half of it too, and Read
+// and Trim of the range beside it must bear that. So a layer offers Place only where its bytes may be seen half-written, and
+// where nothing need be known of a write before its bytes are there.
 //
 // Errors are values (buse/status.h says what each code means to a client). A failed Write, Trim or WriteZeroes leaves its own
 // range unspecified, in whole blocks of the device that holds the bytes, and touches nothing else. kDataLoss means "these bytes
@@ -66,6 +81,7 @@
 namespace buse {
 
 class Gather;
+class Scatter;
 
 using Bytes = std::span<std::byte>;
 using ConstBytes = std::span<const std::byte>;
@@ -161,6 +177,22 @@ concept CanView = requires(typename D::State& self, Range range, Gather& gather)
   { D::View(self, range, gather) } -> std::same_as<absl::Status>;
 };
 template <class D>
+concept CanPlace = requires(typename D::State& self, Range range, Scatter& scatter) {
+  { D::Place(self, range, scatter) } -> std::same_as<absl::Status>;
+};
+template <class D>
+concept CanPlaced = requires(typename D::State& self, Range range) {
+  { D::Placed(self, range) } -> std::same_as<absl::Status>;
+};
+template <class D>
+concept CanTryRead = requires(typename D::State& self, uint64_t offset, Bytes out) {
+  { D::TryRead(self, offset, out) } -> std::same_as<bool>;
+};
+template <class D>
+concept CanTryWrite = requires(typename D::State& self, uint64_t offset, ConstBytes in) {
+  { D::TryWrite(self, offset, in) } -> std::same_as<bool>;
+};
+template <class D>
 concept CanBacking = requires(typename D::State& self, Range range) {
   { D::Backing(self, range) } -> std::same_as<std::optional<FileRange>>;
 };
@@ -215,6 +247,10 @@ consteval bool IsDevice() {
     static_assert(CanWrite<D> || !(CanWriteThrough<D> || CanTrim<D> || CanWriteZeroes<D>),
                   "buse: a device without Write is read-only, so it cannot have WriteThrough, Trim or WriteZeroes. (A "
                   "Write of another signature than that in buse/device.h does not count)");
+    static_assert(
+        CanPlace<D> == CanPlaced<D> && (CanWrite<D> || !CanPlace<D>),
+        "buse: Place, Placed and Write come together: absl::Status Place(State&, Range, Scatter&) lends the place of a "
+        "write, absl::Status Placed(State&, Range) completes it, and Write does both where Place cannot");
     if constexpr (HasConstants<D>) static_assert(D::kBlockSize >= 1, "buse: kBlockSize is in bytes and at least 1");
   }
   return true;

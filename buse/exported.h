@@ -5,6 +5,7 @@
 #ifndef BUSE_EXPORTED_H_
 #define BUSE_EXPORTED_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "buse/operations.h"
 #include "buse/request.h"
 #include "buse/resize_gate.h"
+#include "buse/scatter.h"
 
 namespace buse {
 
@@ -34,6 +36,18 @@ struct Exported {
   // Of connections whose clients may resize.
   ResizeGate resize_gate = {};
 
+  // Of each connection: what may wait is left to so many. 0: none.
+  size_t workers = 16;
+
+  // Whether it is, at all. Not where calls must keep apart: it would be each other that they wait for.
+  static constexpr bool kDefers = Waits<Stack>() && Stack::kConcurrency == Concurrency::kParallel;
+
+  // True: it was done, and took no waiting.
+  bool TryRead(uint64_t offset, Bytes out) requires kDefers { return buse::TryRead<Stack>(device, offset, out); }
+  bool TryWrite(const nbd::Request& request, ConstBytes payload) requires kDefers {
+    return !request.has(nbd::kCmdFlagFua) && buse::TryWrite<Stack>(device, request.offset, payload);
+  }
+
   absl::Status Read(uint64_t offset, Bytes out) {
     return gate.Pass({offset, out.size()}, [&] { return Stack::Read(device, offset, out); });
   }
@@ -43,13 +57,29 @@ struct Exported {
   }
 
   // `payload` is not empty.
-  absl::Status Write(const nbd::Request& request, ConstBytes payload) {
+  absl::Status Write(uint64_t offset, ConstBytes payload) {
     if constexpr (CanWrite<Stack>) {
-      return gate.Pass(request.range(), [&] {
-        return request.has(nbd::kCmdFlagFua) ? WriteThrough<Stack>(device, request.offset, payload)
-                                             : Stack::Write(device, request.offset, payload);
-      });
+      return gate.Pass({offset, payload.size()}, [&] { return Stack::Write(device, offset, payload); });
     }
+    return NotOffered();
+  }
+
+  // FUA.
+  absl::Status WriteThrough(uint64_t offset, ConstBytes payload) {
+    if constexpr (CanWrite<Stack>) {
+      return gate.Pass({offset, payload.size()}, [&] { return buse::WriteThrough<Stack>(device, offset, payload); });
+    }
+    return NotOffered();
+  }
+
+  // Whether large writes are received into place. Not where calls must keep apart: a slow client would keep the others out.
+  static constexpr bool kPlaces = CanPlace<Stack> && Stack::kConcurrency == Concurrency::kParallel;
+
+  absl::Status Place(Range range, Scatter& places) requires CanPlace<Stack> { return Stack::Place(device, range, places); }
+
+  // Completes a write after a Place that said where.
+  absl::Status Placed(const nbd::Request& request) {
+    if constexpr (kPlaces) return FlushIfAsked(request, Stack::Placed(device, request.range()));
     return NotOffered();
   }
 
@@ -65,9 +95,9 @@ struct Exported {
     return NotOffered();
   }
 
-  // Zeroes that the stack may have to write as data are refused where that is what the client wants to know, or where it would go
-  // on for longer than any compact request could ask for. Trim is quick; of WriteZeroes the type does not tell, since a part of
-  // the stack may do without it.
+  // Zeroes that the stack may have to write as data are refused where that is what the client wants to know, or where it would
+  // go on for longer than any compact request could ask for. Trim is quick; of WriteZeroes the type does not tell, since a part
+  // of the stack may do without it.
   static nbd::Verdict CheckZeroing(const nbd::Request& request) {
     const bool trims = CanTrim<Stack> && !request.has(nbd::kCmdFlagNoHole);
     if (!trims && request.has(nbd::kCmdFlagFastZero)) return {nbd::kEnotsup, "zeroes may be no faster than data here"};

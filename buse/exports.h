@@ -166,6 +166,7 @@ class Server<Exports<N...>> {
     const absl::StatusOr<ParseResult> parsed = ParseCommandLine(argc, argv, program, layers);
     if (!parsed.ok()) return ExitWith(program.name, parsed.status());
     if (*parsed == ParseResult::kHelp) return kExitOk;
+    if (!(Exported<typename N::Stack>::kDefers || ...)) options.workers = 0;
     absl::Status target = only->has_value() ? CheckTarget(options) : CheckTargetOfExports(options, kNames);
     if (!target.ok()) return ExitWith(program.name, target);
     if (options.backend.empty()) options.backend = BackendOf(layers);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The system-call seam over blocking system calls.
+// The system-call seam: blocking system calls, or those of the kernel's own that a fiber is parked for.
 
 #include "buse/io.h"
 
@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "buse/parking.h"
 #include "buse/status.h"
 
 namespace buse {
@@ -39,6 +40,29 @@ absl::StatusOr<uint64_t> Seek(int fd, uint64_t offset, int whence, absl::string_
   return StatusFromErrno(errno, absl::StrCat(what, ": cannot look for ", looking_for, " from offset ", offset));
 }
 
+// As pread and pwritev2, and whoever else has something to do in this thread does it meanwhile.
+ssize_t Read(int fd, Bytes out, uint64_t offset) {
+  if (Parking* const parking = Parking::Current(); parking != nullptr) {
+    const ssize_t n = parking->Read(fd, out, offset);
+    if (n >= 0) return n;
+    errno = static_cast<int>(-n);
+    if (errno != EAGAIN) return -1;  // else the kernel has no room for more: it is done here
+  }
+  return pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
+}
+
+ssize_t Write(int fd, ConstBytes in, uint64_t offset, int rwf_flags) {
+  if (Parking* const parking = Parking::Current(); parking != nullptr) {
+    const ssize_t n = parking->Write(fd, in, offset, rwf_flags);
+    if (n >= 0) return n;
+    errno = static_cast<int>(-n);
+    if (errno != EAGAIN) return -1;
+  }
+  if (rwf_flags == 0) return pwrite(fd, in.data(), in.size(), static_cast<off_t>(offset));
+  const iovec piece = {const_cast<std::byte*>(in.data()), in.size()};
+  return pwritev2(fd, &piece, 1, static_cast<off_t>(offset), rwf_flags);
+}
+
 }  // namespace
 
 void UniqueFd::reset(int fd) {
@@ -49,7 +73,7 @@ void UniqueFd::reset(int fd) {
 
 absl::Status ReadFully(int fd, uint64_t offset, Bytes out, absl::string_view what) {
   while (!out.empty()) {
-    const ssize_t n = pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
+    const ssize_t n = Read(fd, out, offset);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return Failure(errno, what, "read", offset, out.size());
     if (n == 0) {
@@ -62,15 +86,14 @@ absl::Status ReadFully(int fd, uint64_t offset, Bytes out, absl::string_view wha
   return absl::OkStatus();
 }
 
+bool ReadCached(int fd, uint64_t offset, Bytes out) {
+  const iovec piece = {out.data(), out.size()};
+  return preadv2(fd, &piece, 1, static_cast<off_t>(offset), RWF_NOWAIT) == static_cast<ssize_t>(out.size());
+}
+
 absl::Status WriteFully(int fd, uint64_t offset, ConstBytes in, absl::string_view what, int rwf_flags) {
   while (!in.empty()) {
-    ssize_t n;
-    if (rwf_flags == 0) {
-      n = pwrite(fd, in.data(), in.size(), static_cast<off_t>(offset));
-    } else {
-      const iovec piece = {const_cast<std::byte*>(in.data()), in.size()};
-      n = pwritev2(fd, &piece, 1, static_cast<off_t>(offset), rwf_flags);
-    }
+    const ssize_t n = Write(fd, in, offset, rwf_flags);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return Failure(errno, what, "write", offset, in.size());
     // Trying again could go on for ever.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The system-call seam: the one place where a request reaches the system. Each call here blocks the calling thread; a runtime
-// that parks the caller instead replaces these functions and nothing else.
+// The system-call seam: the one place where a request reaches the system. Each call here blocks the calling thread, but for
+// ReadFully and WriteFully in a fiber (buse/fibers.h), which is parked meanwhile.
 //
 // `what` names the file in an error message. Messages are formed only when a call fails.
 
@@ -42,6 +42,9 @@ class UniqueFd {
 
 // Reads until all of `out` is filled. The end of the file is an error (kInternal) that names the offset where the file ends.
 absl::Status ReadFully(int fd, uint64_t offset, Bytes out, absl::string_view what);
+
+// Reads all of `out` without waiting for the medium: from the page cache. False: not all of it is there, or nothing is known.
+bool ReadCached(int fd, uint64_t offset, Bytes out);
 
 // Writes all of `in`. `rwf_flags` are those of pwritev2; kUnimplemented where the kernel or the file system lacks them, and
 // then nothing was written.

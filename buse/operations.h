@@ -78,6 +78,57 @@ absl::Status Prefetch(typename D::State& self, Range range) {
   }
 }
 
+// Reads or writes if that takes no waiting. Absent: not known.
+template <Device D>
+bool TryRead(typename D::State& self, uint64_t offset, Bytes out) {
+  if constexpr (CanTryRead<D>) {
+    return D::TryRead(self, offset, out);
+  } else {
+    return false;
+  }
+}
+template <Device D>
+bool TryWrite(typename D::State& self, uint64_t offset, ConstBytes in) {
+  if constexpr (CanTryWrite<D>) {
+    return D::TryWrite(self, offset, in);
+  } else {
+    return false;
+  }
+}
+
+// Whether calls may wait for more than memory and each other: what the outermost layer says that says it, else whether a branch
+// may. A leaf that does not say may.
+template <Device D>
+consteval bool Waits() {
+  if constexpr (requires { D::kWaits; }) {
+    return D::kWaits;
+  } else if constexpr (requires { std::tuple_size<typename D::Below>::value; }) {
+    return []<size_t... I>(std::index_sequence<I...>) { return (Waits<std::tuple_element_t<I, typename D::Below>>() || ...); }
+    (std::make_index_sequence<std::tuple_size_v<typename D::Below>>());
+  } else if constexpr (requires { typename D::Below; }) {
+    return Waits<typename D::Below>();
+  } else {
+    return true;
+  }
+}
+
+// Whether Read and Write may be parked in a fiber (buse/fibers.h): the device and all below say so by kMayPark.
+template <Device D>
+consteval bool MayPark() {
+  if constexpr (!requires { D::kMayPark; }) {
+    return false;
+  } else if constexpr (requires { std::tuple_size<typename D::Below>::value; }) {
+    return D::kMayPark && []<size_t... I>(std::index_sequence<I...>) {
+      return (MayPark<std::tuple_element_t<I, typename D::Below>>() && ...);
+    }
+    (std::make_index_sequence<std::tuple_size_v<typename D::Below>>());
+  } else if constexpr (requires { typename D::Below; }) {
+    return D::kMayPark && MayPark<typename D::Below>();
+  } else {
+    return D::kMayPark;
+  }
+}
+
 template <Device D>
 bool Writable(const typename D::State& self);
 

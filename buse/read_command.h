@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How READ is answered: from the device's own memory where it lends it, and holes as holes. Source: doc/proto.md of the NBD project,
-// NBD_CMD_READ and "Structured reply types".
+// How READ is answered: from the device's own memory where it lends it, and holes as holes. Source: doc/proto.md of the NBD
+// project, NBD_CMD_READ and "Structured reply types".
 
 #ifndef BUSE_READ_COMMAND_H_
 #define BUSE_READ_COMMAND_H_
@@ -20,38 +20,68 @@
 #include "buse/replies.h"
 #include "buse/request.h"
 #include "buse/session.h"
-#include "buse/transport.h"
 
 namespace buse {
 
 // Static functions over a session. Errors: those of its stream; what the device says is told to the client.
-template <Device Stack, Transport T>
+template <Device Stack, class Session>
 class ReadCommand {
  public:
-  using Session = buse::Session<Stack, T>;
-
   template <bool kChunks>
   static absl::Status Take(Session& session, const nbd::Request& request) {
+    return NeedsDevice<kChunks>(session, request) ? Answer<kChunks>(session, request) : absl::OkStatus();
+  }
+
+  // False: it is answered already.
+  template <bool kChunks>
+  static bool NeedsDevice(Session& session, const nbd::Request& request) {
     const nbd::Verdict verdict = Check<kChunks>(session, request);
     if (verdict.error != nbd::kOk) {
       Refuse<kChunks>(session, request, verdict);
-      return absl::OkStatus();
+      return false;
     }
-    if (request.length == 0) {
-      if constexpr (kChunks) session.stream.replies().Nothing(request);
-      if constexpr (!kChunks) session.stream.replies().Simple(request.cookie, nbd::kOk);
-      return absl::OkStatus();
-    }
+    if (request.length != 0) return true;
+    if constexpr (kChunks) session.stream.replies().Nothing(request);
+    if constexpr (!kChunks) session.stream.replies().Simple(request.cookie, nbd::kOk);
+    return false;
+  }
+
+  // To a request that needs the device.
+  template <bool kChunks>
+  static absl::Status Answer(Session& session, const nbd::Request& request) {
     if constexpr (kChunks && CanExtents<Stack>) {
-      if (request.length >= kLeastSparseRead && !request.has(nbd::kCmdFlagDf)) return ReadSparsely(session, request);
+      if (IsSparse<kChunks>(request)) return ReadSparsely(session, request);
     }
     bool ok = true;
     return Read<kChunks>(session, request, request.range(), true, ok);
   }
 
+  // Whether the device is asked first what is a hole.
+  template <bool kChunks>
+  static bool IsSparse(const nbd::Request& request) {
+    return kChunks && CanExtents<Stack> && request.length >= kLeastSparseRead && !request.has(nbd::kCmdFlagDf);
+  }
+
+  // Answers if that takes no waiting: then `done` becomes true.
+  template <bool kChunks>
+  static absl::Status TryNow(Session& session, const nbd::Request& request, bool& done) {
+    if constexpr (CanTryRead<Stack>) {
+      absl::StatusOr<Bytes> out = session.stream.TakeRoom(request.length, Session::kPayloadAlignment);
+      if (!out.ok()) return out.status();
+      done = session.exported.TryRead(request.offset, *out);
+      if (done) {
+        Announce<kChunks>(session, request, request.range(), true);
+        session.stream.replies().gather().Append(*out);
+      } else {
+        session.stream.GiveBackRoom(*out);
+      }
+    }
+    return absl::OkStatus();
+  }
+
  private:
-  // A shorter READ is not worth asking what is a hole, nor is a shorter hole worth a chunk of its own. Measured over a file: asking
-  // costs 2 us, as much as reading 16 KiB, and each chunk more the same.
+  // A shorter READ is not worth asking what is a hole, nor is a shorter hole worth a chunk of its own. Measured over a file:
+  // asking costs 2 us, as much as reading 16 KiB, and each chunk more the same.
   static constexpr uint64_t kLeastSparseRead = 128 << 10;
   static constexpr uint64_t kLeastHole = 64 << 10;
 

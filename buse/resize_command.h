@@ -20,17 +20,16 @@
 #include "buse/nbd.h"
 #include "buse/request.h"
 #include "buse/session.h"
-#include "buse/transport.h"
 
 namespace buse {
 
 // Static functions over a session. Errors: those of its stream; what the device says is told to the client.
-template <Device Stack, Transport T>
+template <class Session>
 class ResizeCommand {
  public:
   // `request` was checked, so that resizing is offered.
   template <bool kChunks>
-  static absl::Status Take(Session<Stack, T>& session, const nbd::Request& request) {
+  static absl::Status Take(Session& session, const nbd::Request& request) {
     // Views are given back before bytes are taken away.
     if (absl::Status status = session.stream.SendReplies(); !status.ok()) return status;
     const uint64_t before = session.exported.about.size;

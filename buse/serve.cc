@@ -307,8 +307,10 @@ void LimitedLog::Say(absl::string_view message) {
   buse::Say(program_, message);
 }
 
+uint64_t ServeOptions::MemoryOfClient() const { return (workers > 0 ? 2 : 1) * buse::MemoryOfClient(max_request); }
+
 uint64_t ServeOptions::ClientsAtOnce() const {
-  return max_memory == 0 ? max_clients : std::min(max_clients, max_memory / MemoryOfClient(max_request));
+  return max_memory == 0 ? max_clients : std::min(max_clients, max_memory / MemoryOfClient());
 }
 
 size_t ServeOptions::ConnectionCount(bool one_call_at_a_time) const {
@@ -342,8 +344,9 @@ absl::Status CheckTarget(const ServeOptions& options) {
   }
   if (options.ClientsAtOnce() == 0) {
     return absl::InvalidArgumentError(absl::StrCat("--max-memory: ", options.max_memory, " is less than the ",
-                                                   MemoryOfClient(options.max_request),
-                                                   " that one connection may need: raise it, or lower --max-request"));
+                                                   options.MemoryOfClient(),
+                                                   " that one connection may need: raise it, or lower --max-request",
+                                                   options.workers > 0 ? ", or give it no --workers" : ""));
   }
   if (absl::Status status = options.LoadTls().status(); !status.ok()) return status;
   if (options.target.empty()) return absl::OkStatus();

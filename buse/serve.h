@@ -27,6 +27,7 @@
 #include "buse/options.h"
 #include "buse/tls.h"
 #include "buse/transport.h"
+#include "buse/workers.h"
 
 namespace buse {
 
@@ -55,6 +56,7 @@ struct ServeOptions {
   uint64_t idle_timeout = 0;
   uint64_t resize_limit = 0;
   uint64_t spin = 0;
+  uint64_t workers = 16;
   bool no_structured_replies = false;
   bool no_meta_context = false;
   bool no_extended_headers = false;
@@ -73,7 +75,7 @@ struct ServeOptions {
   std::string tls_psk;
   bool tls_verify_peer = false;
 
-  static constexpr Description<ServeOptions, 27> Describe() {
+  static constexpr Description<ServeOptions, 28> Describe() {
     return {
         "server",
         "serves the device to the kernel or to NBD clients",
@@ -95,13 +97,14 @@ struct ServeOptions {
            .letter = 'v'},
           {.field = &ServeOptions::max_clients,
            .name = "max-clients",
-           .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB",
+           .help = "connections served at the same time; more have to wait. Each needs at most 33 MiB, and where it has "
+                   "workers twice that",
            .min = 1,
            .max = 100000},
           {.field = &ServeOptions::max_memory,
            .name = "max-memory",
-           .help = "what connections may need together, at most 33 MiB each, or 2 MiB more than a smaller --max-request; more "
-                   "have to wait. 0: as many as --max-clients allows",
+           .help = "what connections may need together, at most 33 MiB each, or 2 MiB more than a smaller --max-request, and twice "
+                   "that where they have workers; more have to wait. 0: as many as --max-clients allows",
            .unit = Unit::kBytes},
           {.field = &ServeOptions::max_request,
            .name = "max-request",
@@ -130,6 +133,13 @@ struct ServeOptions {
            .help = "microseconds for which the thread of an NBD client looks for its next request before it sleeps: 50 to 100 "
                    "shorten the time of single requests, and cost a CPU while there are some",
            .max = 1000000},
+          {.field = &ServeOptions::workers,
+           .name = "workers",
+           .help = "threads of each connection that do what may have to wait for a disk, so that one slow request does not hold up "
+                   "the others; started when they are needed. Where the kernel can do it by itself (io_uring), it does twice as "
+                   "many at once. 0: one request after another. A stack in memory, or one that takes one call at a time, has "
+                   "none, nor has a client with TLS",
+           .max = Workers::kMaxThreads},
           {.field = &ServeOptions::no_structured_replies,
            .name = "no-structured-replies",
            .help = "serve as an old server does, which knows neither structured replies nor what builds on them: for testing "
@@ -201,6 +211,9 @@ struct ServeOptions {
 
   // Null where there is no TLS. Errors: those of TlsCredentials::Load.
   absl::StatusOr<std::unique_ptr<const TlsCredentials>> LoadTls() const;
+
+  // What one client may take at most, in bytes; as much again where it has workers.
+  uint64_t MemoryOfClient() const;
 
   // How many clients are served at the same time, 1 or more: as max_clients and max_memory allow.
   uint64_t ClientsAtOnce() const;

@@ -162,6 +162,7 @@ class Server {
     const absl::StatusOr<ParseResult> parsed = ParseCommandLine(argc, argv, program, layers);
     if (!parsed.ok()) return ExitWith(program.name, parsed.status());
     if (*parsed == ParseResult::kHelp) return kExitOk;
+    if constexpr (!Exported<Stack>::kDefers) options.workers = 0;  // it has none, so their memory does not count
     absl::Status target = CheckTarget(options);
     if constexpr (kFormats<Stack>) {
       const absl::Status misplaced = CheckNoVerbMisplaced(program.name, layers);

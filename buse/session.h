@@ -5,6 +5,7 @@
 #ifndef BUSE_SESSION_H_
 #define BUSE_SESSION_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -38,14 +39,16 @@ struct Session {
   nbd::Terms terms;
 };
 
-template <bool kChunks, Device Stack, Transport T>
-[[gnu::always_inline]] inline nbd::Verdict Check(const Session<Stack, T>& session, const nbd::Request& request) {
+template <bool kChunks, class AnySession>
+[[gnu::always_inline]] inline nbd::Verdict Check(const AnySession& session, const nbd::Request& request) {
   return nbd::CheckRequest<kChunks>(request, session.exported.about, session.terms);
 }
 
+// ---- Of a Session, or of what a worker has in its place.
+
 // What the device failed.
-template <bool kChunks, Device Stack, Transport T>
-[[gnu::noinline]] void Fail(Session<Stack, T>& session, const nbd::Request& request, const char* command, Range range,
+template <bool kChunks, class AnySession>
+[[gnu::noinline]] void Fail(AnySession& session, const nbd::Request& request, const char* command, Range range,
                             const absl::Status& status, std::optional<uint64_t> at) {
   const uint32_t error = NbdErrorFromStatus(status.code());
   if constexpr (kChunks) {
@@ -57,8 +60,8 @@ template <bool kChunks, Device Stack, Transport T>
 }
 
 // A request that has no answer of its own but for an error.
-template <bool kChunks, Device Stack, Transport T>
-void Conclude(Session<Stack, T>& session, const nbd::Request& request, const char* command, const absl::Status& status) {
+template <bool kChunks, class AnySession>
+void Conclude(AnySession& session, const nbd::Request& request, const char* command, const absl::Status& status) {
   if (!status.ok()) {
     Fail<kChunks>(session, request, command, request.range(), status, {});
   } else if constexpr (kChunks) {
@@ -69,8 +72,8 @@ void Conclude(Session<Stack, T>& session, const nbd::Request& request, const cha
 }
 
 // For what never reaches the device.
-template <bool kChunks, Device Stack, Transport T>
-[[gnu::noinline]] void Refuse(Session<Stack, T>& session, const nbd::Request& request, const nbd::Verdict& verdict) {
+template <bool kChunks, class AnySession>
+[[gnu::noinline]] void Refuse(AnySession& session, const nbd::Request& request, const nbd::Verdict& verdict) {
   if constexpr (kChunks) {
     session.stream.replies().Error(request, verdict.error, verdict.why);
   } else {

@@ -17,16 +17,13 @@
 #include "buse/nbd.h"
 #include "buse/request.h"
 #include "buse/session.h"
-#include "buse/transport.h"
 
 namespace buse {
 
 // Static functions over a session. Errors: those of its stream; what the device says is told to the client.
-template <Device Stack, Transport T>
+template <class Session>
 class StatusCommand {
  public:
-  using Session = buse::Session<Stack, T>;
-
   // `request` was checked, and contexts were selected.
   static absl::Status Take(Session& session, const nbd::Request& request) {
     return Tell(session, request, session.terms.contexts);

@@ -21,6 +21,7 @@
 #include "buse/nbd.h"
 #include "buse/replies.h"
 #include "buse/resize_gate.h"
+#include "buse/scatter.h"
 #include "buse/transport.h"
 
 namespace buse {
@@ -29,6 +30,9 @@ namespace buse {
 template <Transport T>
 class Stream {
  public:
+  // More than is received together with other requests.
+  static constexpr size_t kLargePayload = Buffers::kReceiveSize;
+
   Stream(T transport, Buffers buffers) : transport_(transport), buffers_(std::move(buffers)) {}
 
   Replies& replies() { return replies_; }
@@ -39,6 +43,9 @@ class Stream {
   // Whether the client has closed its side, or End was called. Nothing is owed for what was left unfinished.
   bool ended() const { return ended_; }
   void End() { ended_ = true; }
+
+  // How long requests are without their payloads.
+  void ExpectHeadersOf(size_t size) { header_size_ = size; }
 
   // Before anything else: what was received already, at most Buffers::kReceiveSize.
   void Prefill(absl::string_view early) {
@@ -91,25 +98,35 @@ class Stream {
   // Completes a payload, no longer than the largest, of which `payload` was received. It stays until the next call of anything
   // here. At the client's end: OK, and ended().
   absl::Status CompletePayload(size_t length, ConstBytes& payload) {
-    if (absl::Status status = SendReplies(); !status.ok()) return status;
     const Bytes whole = buffers_.payload().first(length);
-    std::memcpy(whole.data(), payload.data(), payload.size());
-    size_t have = payload.size();
-    begin_ = end_ = 0;
+    places_.Clear();
+    places_.Append(whole);
+    if (absl::Status status = ReceivePayload(payload); !status.ok()) return status;
+    payload = whole;
+    return absl::OkStatus();
+  }
+
+  // Where the next payload is to lie, for ReceivePayload.
+  Scatter& places() { return places_; }
+
+  // Receives a payload to its places, which have room for just it; `have` is what was received of it. At the client's end: OK,
+  // and ended(). Then, and after an error, some of the bytes may be in place.
+  absl::Status ReceivePayload(ConstBytes have) {
+    if (absl::Status status = SendReplies(); !status.ok()) return status;
     // Behind a large payload only the next header, so that the next payload, likely as large, need not be copied.
-    const size_t behind = length >= kLargePayload ? nbd::kExtendedRequestSize : SIZE_MAX;
-    while (have < length) {
+    const size_t behind = places_.bytes() >= kLargePayload ? header_size_ : SIZE_MAX;
+    places_.Fill(have);
+    begin_ = end_ = 0;
+    while (places_.bytes() > 0) {
       const Bytes buffer = buffers_.receive();
-      iovec pieces[] = {{whole.data() + have, length - have}, {buffer.data(), std::min(behind, buffer.size())}};
-      absl::StatusOr<size_t> n = Wait(pieces);
+      absl::StatusOr<size_t> n = Wait(places_.PiecesAnd(buffer.first(std::min(behind, buffer.size()))));
       if (!n.ok()) return n.status();
       ended_ = *n == 0;
       if (ended_) return absl::OkStatus();
-      const size_t of_payload = std::min(*n, length - have);
-      have += of_payload;
+      const size_t of_payload = std::min(*n, places_.bytes());
+      places_.Advance(of_payload);
       end_ = *n - of_payload;
     }
-    payload = whole;
     return absl::OkStatus();
   }
 
@@ -137,9 +154,10 @@ class Stream {
     return out;
   }
 
- private:
-  static constexpr size_t kLargePayload = 64 << 10;
+  // The last room that was taken, of which nothing was used.
+  void GiveBackRoom(Bytes room) { payload_used_ = static_cast<size_t>(room.data() - buffers_.payload().data()); }
 
+ private:
   // No reply is held back here, so nothing of the device is lent.
   absl::StatusOr<size_t> Wait(std::span<iovec> pieces) {
     return gate_ == nullptr ? transport_.Receive(pieces) : WaitOutsideTheGate(pieces);
@@ -158,7 +176,9 @@ class Stream {
   size_t begin_ = 0;  // of what was received and not yet consumed
   size_t end_ = 0;
   size_t payload_used_ = 0;
+  size_t header_size_ = nbd::kRequestSize;
   bool ended_ = false;
+  Scatter places_;
   Replies replies_;
 };
 

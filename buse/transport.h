@@ -29,9 +29,11 @@ class Supervisor {
   virtual void Arrived() = 0;
 };
 
-// A connected stream socket, which it does not own. One thread may receive while another sends.
+// A connected stream socket, which it does not own.
 class SocketTransport {
  public:
+  static constexpr bool kFullDuplex = true;
+
   explicit SocketTransport(int fd, Supervisor* supervisor = nullptr) : fd_(fd), supervisor_(supervisor) {}
 
   // From now on, a receive or a send that waits longer counts as a broken connection. 0: never.
@@ -39,6 +41,11 @@ class SocketTransport {
 
   // From now on, a receive looks again and again for so long before it sleeps. Not with a supervisor.
   void SpinFor(std::chrono::microseconds time) { spin_ = time; }
+
+  int fd() const { return fd_; }
+
+  // Whether the next Receive would stop instead of waiting.
+  bool Stopping() const { return between_requests_ && supervisor_ != nullptr && !supervisor_->MayWait(); }
 
   // The next Receive is for a new request: its supervisor may stop it, which leaves the connection as it is.
   void ExpectRequest() { between_requests_ = true; }
@@ -78,6 +85,16 @@ concept Transport = std::copyable<T> && requires(T transport, std::span<iovec> p
   { transport.Send(pieces) } -> std::same_as<absl::Status>;
 };
 static_assert(Transport<SocketTransport>);
+
+// Whether one thread may receive while another sends, which a transport says itself. Else a connection has no workers.
+template <Transport T>
+inline constexpr bool kFullDuplex = [] {
+  if constexpr (requires { T::kFullDuplex; }) {
+    return T::kFullDuplex;
+  } else {
+    return false;
+  }
+}();
 
 }  // namespace buse
 

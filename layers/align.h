@@ -135,6 +135,22 @@ struct Align {
     return Below::View(self.below, range, gather);
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires(CanTryRead<Below> && !kConverts) {
+    return Below::TryRead(self.below, offset, out);
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires(CanTryWrite<Below> && !kConverts) {
+    return Below::TryWrite(self.below, offset, in);
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires(CanPlace<Below> && !kConverts) {
+    return Below::Place(self.below, range, scatter);
+  }
+
+  static absl::Status Placed(State& self, Range range) requires(CanPlaced<Below> && !kConverts) {
+    return Below::Placed(self.below, range);
+  }
+
   static std::optional<FileRange> Backing(State& self, Range range) requires(CanBacking<Below> && !kConverts) {
     return Below::Backing(self.below, range);
   }

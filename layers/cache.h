@@ -173,6 +173,12 @@ struct Cache {
     return self.pager.Prefetch(range, {Reading(self), Prefetching(self)});
   }
 
+  // What is cached, and what finds room there.
+  static bool TryRead(State& self, uint64_t offset, Bytes out) { return self.pager.TryRead(offset, out); }
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanWrite<Below> {
+    return !self.write_through && self.pager.TryWrite(offset, in);
+  }
+
   static absl::Status View(State& self, Range range, Gather& gather) {
     self.pager.View(range, gather, {Reading(self), Prefetching(self)});
     return absl::OkStatus();

@@ -56,7 +56,8 @@
 //   - what happens to bytes before they are in the stage.
 //
 // Passes on: Trim, WriteZeroes, Prefetch, and Extents, in which only that is zero what the table and the device below both say
-// is. WriteThrough is Write and Flush. View, Backing and Resize are absent.
+// is; TryRead, which fails where bytes do not have their sum, as that may be a commit that is under way. TryWrite writes where
+// there is room in the stage. WriteThrough is Write and Flush. View, Backing and Resize are absent.
 // Concurrency: any calls may run together if those below may; else it is kSerial, since commits happen beside reads, and has no
 // committer: a Write that finds the stage full commits it, as it does with `inline-commits`. Reads take no lock across a call
 // below, but where a block does not have its sum: it may have been in the middle of a commit, and is read again with commits
@@ -234,6 +235,17 @@ struct Checksum {
   static absl::Status Flush(State& self) requires CanWrite<Below> {
     DeviceIoOf<Below> io(self.below);
     return self.store.Flush(io);
+  }
+
+  // Where neither the disk nor a commit must be waited for, and nothing looks damaged.
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    TryingIoOf<Below> io(self.below);
+    return ChecksumReader(io, self.store, kHashFunctions<Hash>).Read(offset, out).ok();
+  }
+
+  // Where there is room in the stage.
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanWrite<Below> {
+    return self.store.TryWrite(offset / kBlock, in);
   }
 
   static absl::Status Trim(State& self, Range range) requires CanTrim<Below> {

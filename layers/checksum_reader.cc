@@ -37,6 +37,7 @@ absl::Status ChecksumReader::ReadPiece(uint64_t first, Bytes out, Damage& damage
   if (absl::Status status = TryReadPiece(first, out, found); !status.ok()) return status;
   if (found.blocks == 0) return absl::OkStatus();
   // Either it is damaged, or what was read was being written.
+  if (!io_.may_wait()) return absl::Status(absl::StatusCode::kCancelled, "");
   const auto lock = store_.ExcludeCommits();
   found = {};
   absl::Status status = TryReadPiece(first, out, found);

@@ -29,18 +29,22 @@ void ChecksumStore::LeaveActive(size_t index) {
 }
 
 template <class Put>
+const WriteStage* ChecksumStore::StageSome(uint64_t first, uint64_t count, uint64_t& done, Put put) {
+  size_t index;
+  WriteStage& stage = EnterActive(index);
+  done += put(stage, first + done, done, count - done);
+  LeaveActive(index);
+  if (done < count) return &stage;
+  if (committer_.started() && stage.full()) committer_.Ask();
+  return nullptr;
+}
+
+template <class Put>
 absl::Status ChecksumStore::Stage(DeviceIo& io, uint64_t first, uint64_t count, Put put) {
   for (uint64_t done = 0;;) {
-    size_t index;
-    WriteStage& stage = EnterActive(index);
-    done += put(stage, first + done, done, count - done);
-    LeaveActive(index);
-    if (done == count) {
-      // Early, so that the next one need not wait.
-      if (committer_.started() && stage.full()) committer_.Ask();
-      return absl::OkStatus();
-    }
-    if (absl::Status status = MakeRoom(io, stage); !status.ok()) return status;
+    const WriteStage* full = StageSome(first, count, done, put);
+    if (full == nullptr) return absl::OkStatus();
+    if (absl::Status status = MakeRoom(io, *full); !status.ok()) return status;
   }
 }
 
@@ -49,6 +53,12 @@ absl::Status ChecksumStore::Write(DeviceIo& io, uint64_t first, ConstBytes in) {
   return Stage(io, first, in.size() / block, [&](WriteStage& stage, uint64_t at, uint64_t done, uint64_t) {
     return stage.Put(at, in.subspan(done * block));
   });
+}
+
+bool ChecksumStore::TryWrite(uint64_t first, ConstBytes in) {
+  uint64_t done = 0;
+  return StageSome(first, in.size() / geometry_.block_size, done,
+                   [&](WriteStage& stage, uint64_t at, uint64_t, uint64_t) { return stage.Put(at, in); }) == nullptr;
 }
 
 absl::Status ChecksumStore::Zero(DeviceIo& io, uint64_t first, uint64_t count, bool release) {

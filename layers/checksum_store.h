@@ -92,6 +92,8 @@ class ChecksumStore {
   // ---- To write. A failed one may leave its own blocks old or new.
 
   absl::Status Write(DeviceIo& io, uint64_t first, ConstBytes in);
+  // False: a part was written, or nothing, and the rest would have to wait for room.
+  bool TryWrite(uint64_t first, ConstBytes in);
   // `release`: by Trim where there is one.
   absl::Status Zero(DeviceIo& io, uint64_t first, uint64_t count, bool release);
   // Commits in the calling thread, after the committer. Also tells what the committer failed with, even if that is repaired.
@@ -117,6 +119,10 @@ class ChecksumStore {
   // `put(stage, first, done, count)` returns how many blocks the stage took.
   template <class Put>
   absl::Status Stage(DeviceIo& io, uint64_t first, uint64_t count, Put put);
+  // Has the active stage take what it can, and returns the stage, or null if it took all: then the committer was asked early,
+  // so that the next one need not wait.
+  template <class Put>
+  const WriteStage* StageSome(uint64_t first, uint64_t count, uint64_t& done, Put put);
   WriteStage& EnterActive(size_t& index);
   void LeaveActive(size_t index);
 

@@ -68,6 +68,7 @@ absl::Status ChecksumTable::Load(DeviceIo& io, Part& part, std::unique_lock<std:
     // Somebody loads it, or all frames are taken by those who load others.
     if (frame == kNone) frame = Victim(part);
     if (frame == kNone || part.frames[frame].holds == Holds::kLoading) {
+      if (!io.may_wait()) return absl::Status(absl::StatusCode::kCancelled, "");
       part.loaded.wait(lock);
       continue;
     }

@@ -11,9 +11,9 @@
 // that end within a block of this layer, that block counts as data. Resize is absent: no size says which branch is to change.
 // Concurrency: the least of the branches.
 // Cost: a comparison per branch and request; no memory but 8 bytes per branch.
-// Failure: that of the branches. A request that crosses a border ends with the first error; Flush reaches all branches and
-// returns the first error. Open refuses branches that are larger together than 64 bits can count. A branch that is lost takes
-// its part of the device with it. Nothing on the media says which branches belong together, nor in which order.
+// Failure: that of the branches. A request that crosses a border ends with the first error; Flush and Placed reach all branches
+// and return the first error. Open refuses branches that are larger together than 64 bits can count. A branch that is lost
+// takes its part of the device with it. Nothing on the media says which branches belong together, nor in which order.
 //
 //   using Stack = buse::Concat<buse::Memory, buse::FileBacked>;
 //   Stack::Config config{.below = {{.size = 64 << 20}, {.path = "disk.img"}}};
@@ -60,6 +60,7 @@ struct Concat {
     return block_size;
   }();
   static constexpr Concurrency kConcurrency = std::min({B::kConcurrency...});
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() { return {"concat", "joins devices, one after another", Family::kRemap}; }
 
@@ -154,6 +155,33 @@ struct Concat {
     });
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires(CanTryRead<B>&&...) {
+    return TrySplit(self, {offset, out.size()}, [&](auto branch, Range there, uint64_t done) {
+      return At<branch>::TryRead(std::get<branch>(self.below), there.offset, out.subspan(done, there.length));
+    });
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires(CanTryWrite<B>&&...) {
+    return TrySplit(self, {offset, in.size()}, [&](auto branch, Range there, uint64_t done) {
+      return At<branch>::TryWrite(std::get<branch>(self.below), there.offset, in.subspan(done, there.length));
+    });
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires(CanPlace<B>&&...) {
+    return Split(self, range, [&](auto branch, Range there, uint64_t) {
+      return At<branch>::Place(std::get<branch>(self.below), there, scatter);
+    });
+  }
+
+  static absl::Status Placed(State& self, Range range) requires(CanPlaced<B>&&...) {
+    absl::Status first;
+    Split(self, range, [&](auto branch, Range there, uint64_t) {
+      first.Update(At<branch>::Placed(std::get<branch>(self.below), there));
+      return absl::OkStatus();
+    }).IgnoreError();
+    return first;
+  }
+
   static std::optional<FileRange> Backing(State& self, Range range) requires(CanBacking<B>&&...) {
     std::optional<FileRange> backing;
     Split(self, range, [&](auto branch, Range there, uint64_t) {
@@ -206,6 +234,16 @@ struct Concat {
       if (begin >= end) return absl::OkStatus();
       return use(branch, Range{begin - start, end - begin}, begin - range.offset);
     });
+  }
+
+  // The same up to the first that is false.
+  template <class Use>
+  static bool TrySplit(const State& self, Range range, Use use) {
+    return Split(self, range,
+                 [&](auto branch, Range there, uint64_t done) {
+                   return use(branch, there, done) ? absl::OkStatus() : absl::CancelledError();
+                 })
+        .ok();
   }
 };
 

@@ -9,8 +9,9 @@
 //          and so is the size of a Resize; calls run together only as kConcurrency allows. Flush has no range and under
 //          kDisjoint may run beside anything; Resize concerns all bytes and runs alone.
 //   below  Size is a multiple of kBlockSize; Extents emits aligned, not empty extents in order, without gaps, inside the
-//          range, at least one, and none after it was told to stop; View appends exactly the bytes asked for unless the gather
-//          overflows; what Trim and WriteZeroes zeroed, and Resize added, reads as zeroes; Resize leaves the size asked for.
+//          range, at least one, and none after it was told to stop; View and Place append exactly the bytes asked for unless
+//          they overflow; what Trim and WriteZeroes zeroed, and Resize added, reads as zeroes; Resize leaves the size asked
+//          for.
 // Zeroes are looked for in the first and the last MiB of the range, where no other call ran meanwhile that may have changed
 // them, and where a block fits in 4 KiB of stack.
 // Concurrency: that of the device below.
@@ -35,6 +36,7 @@
 #include "buse/description.h"
 #include "buse/device.h"
 #include "buse/gather.h"
+#include "buse/scatter.h"
 #include "layers/operation.h"
 
 namespace buse {
@@ -89,6 +91,7 @@ struct Contract {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() {
     return {"contract", "aborts where the contract of a device is broken above or below", Family::kObserver};
@@ -197,6 +200,31 @@ struct Contract {
       entry.Ensure(gather.bytes() - before == range.length, "View must append exactly the bytes asked for");
     }
     return status;
+  }
+
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    Entry entry(self, Operation::kRead, {offset, out.size()});
+    return Below::TryRead(self.below, offset, out);
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanTryWrite<Below> {
+    Entry entry(self, Operation::kWrite, {offset, in.size()});
+    return Below::TryWrite(self.below, offset, in);
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<Below> {
+    Entry entry(self, Operation::kWrite, range);
+    const size_t before = scatter.bytes();
+    absl::Status status = Below::Place(self.below, range, scatter);
+    if (status.ok() && !scatter.overflowed()) {
+      entry.Ensure(scatter.bytes() - before == range.length, "Place must append exactly the bytes asked for");
+    }
+    return status;
+  }
+
+  static absl::Status Placed(State& self, Range range) requires CanPlaced<Below> {
+    Entry entry(self, Operation::kWrite, range);
+    return Below::Placed(self.below, range);
   }
 
   static absl::Status Resize(State& self, uint64_t size) requires CanResize<Below> {

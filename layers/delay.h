@@ -31,6 +31,8 @@
 namespace buse {
 
 struct DelayHook {
+  static constexpr bool kWaits = true;
+
   // In microseconds.
   template <class BelowConfig>
   struct Config {

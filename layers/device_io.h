@@ -32,12 +32,16 @@ class DeviceIo {
   // The first of what Extents says.
   virtual absl::StatusOr<Extent> FirstExtent(Range range) = 0;
 
+  // False: of Read only what needs no waiting is done, by TryRead. All else fails with kCancelled, and so shall whoever calls
+  // this where he would wait for another call.
+  virtual bool may_wait() const { return true; }
+
  protected:
   ~DeviceIo() = default;
 };
 
 template <Device B>
-class DeviceIoOf final : public DeviceIo {
+class DeviceIoOf : public DeviceIo {
  public:
   explicit DeviceIoOf(typename B::State& state) : state_(state) {}
 
@@ -79,6 +83,22 @@ class DeviceIoOf final : public DeviceIo {
     return absl::PermissionDeniedError("the device below cannot be written");
   }
 
+  typename B::State& state_;
+};
+
+// For a TryRead. Only Read may be called.
+template <Device B>
+class TryingIoOf final : public DeviceIoOf<B> {
+ public:
+  explicit TryingIoOf(typename B::State& state) : DeviceIoOf<B>(state), state_(state) {}
+
+  absl::Status Read(uint64_t offset, Bytes out) override {
+    return TryRead<B>(state_, offset, out) ? absl::OkStatus() : absl::Status(absl::StatusCode::kCancelled, "");
+  }
+
+  bool may_wait() const override { return false; }
+
+ private:
   typename B::State& state_;
 };
 

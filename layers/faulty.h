@@ -79,6 +79,7 @@ struct Faulty {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kWaits = true;
 
   static constexpr Description<Config, 2> Describe() {
     return {"faulty",

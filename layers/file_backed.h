@@ -9,12 +9,15 @@
 // of kBlockSize is refused and never rounded.
 // Concurrency: kParallel. Flushes run one after another: a lock is held across fdatasync, because the system reports a failed
 // write-back once per open file, and a second fdatasync at that moment would say OK to the loss of the same data.
-// Cost: one system call for each operation; no memory. What the file system lacks is made up for: WriteThrough by Write and
-// Flush, Trim and WriteZeroes by writing zeroes, 64 KiB with each call. With `direct`, memory that is less aligned than the
-// file demands goes through 4 KiB of stack: a copy, and a system call for every 4 KiB. Prefetch then does nothing. Extents:
+// Cost: one system call for each operation, and one more where TryRead finds that it would have to wait; no memory. TryRead
+// asks for what the page cache holds (RWF_NOWAIT), which not every file system tells; TryWrite takes the page cache to have
+// room, though the system slows down who writes for longer than the medium can. What the file system lacks is made up for:
+// WriteThrough by Write and Flush, Trim and WriteZeroes by writing zeroes, 64 KiB with each call. With `direct`, memory that is
+// less aligned than the file demands goes through 4 KiB of stack: a copy, and a system call for every 4 KiB. Prefetch then does
+// nothing. Extents:
 // what was allocated and never written is reported as a hole; a block device is reported as data.
-// Resize cuts the file off or extends it, and needs a Flush to last. A block device keeps its size; it may be resized up to that
-// (after it was extended itself).
+// Resize cuts the file off or extends it, and needs a Flush to last. A block device keeps its size; it may be resized up to
+// that (after it was extended itself).
 // Failure: I/O errors are passed on. Nobody else may change the file: a read of what somebody truncated is an error, but a
 // write there makes the file longer again, and then what was cut reads as zeroes. After a failed Flush the system may have
 // dropped data that a Write acknowledged, and would call the next fdatasync a success: therefore every later Flush fails,
@@ -107,6 +110,7 @@ struct BasicFileBacked {
 
   static constexpr uint64_t kBlockSize = kAlignment;
   static constexpr Concurrency kConcurrency = Concurrency::kParallel;
+  static constexpr bool kMayPark = true;
 
   static constexpr auto Describe() {
     constexpr Option<Config> kFile = {
@@ -168,6 +172,12 @@ struct BasicFileBacked {
     if (self.direct) return absl::OkStatus();
     return ReadAhead(self.fd.get(), range, self.path);
   }
+
+  // From the page cache, and into it.
+  static bool TryRead(State& self, uint64_t offset, Bytes out) {
+    return !self.direct && ReadCached(self.fd.get(), offset, out);
+  }
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) { return !self.direct && Write(self, offset, in).ok(); }
 
   // Not for `direct`: sending from such a file demands an alignment that the receiver does not know.
   static std::optional<FileRange> Backing(State& self, Range range) {

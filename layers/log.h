@@ -10,7 +10,7 @@
 // Family: observer.
 // Guarantees: a line is one write(2) of at most 512 bytes, so lines do not mix; a longer error message is cut.
 // Concurrency: that of the device below.
-// Cost: one write(2) per request, which blocks while its reader does.
+// Cost: one write(2) per request, which blocks while its reader does, also for TryRead and TryWrite.
 // Failure: that of the device below; a line that cannot be written is dropped.
 //
 //   using Stack = buse::Log<buse::Memory>;
@@ -55,12 +55,8 @@ struct LogHook {
     return absl::OkStatus();
   }
 
-  template <class Next>
-  static absl::Status Around(State& hook, const Request& request, Next&& next) {
-    const auto start = std::chrono::steady_clock::now();
-    absl::Status status = next();
-    WriteLogLine(hook.fd, request, status, std::chrono::steady_clock::now() - start);
-    return status;
+  static void Done(State& hook, const Request& request, const absl::Status& status, std::chrono::nanoseconds elapsed) {
+    WriteLogLine(hook.fd, request, status, elapsed);
   }
 };
 

@@ -5,8 +5,9 @@
 // Family: leaf.
 // Concurrency: kParallel.
 // Cost: what was written, in pages of 4096 bytes, and 32 KiB per GiB written to. Trim gives memory back.
-// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted. Contents are lost with the process,
-// unless it hands them over (buse/handover.h).
+// Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted; one that is received into place, and
+// loses that place to a Trim meanwhile, breaks its connection. A client that goes away within a write that is received into
+// place leaves a part of it. Contents are lost with the process, unless it hands them over (buse/handover.h).
 //
 //   using Stack = buse::Memory;
 //   Stack::Config config{.size = 64 << 20};
@@ -27,6 +28,7 @@
 #include "buse/gather.h"
 #include "buse/handover.h"
 #include "buse/io.h"
+#include "buse/scatter.h"
 #include "buse/status.h"
 #include "layers/sparse_memory.h"
 
@@ -44,6 +46,7 @@ struct Memory {
 
   static constexpr uint64_t kBlockSize = 1;
   static constexpr Concurrency kConcurrency = Concurrency::kParallel;
+  static constexpr bool kWaits = false;
 
   static constexpr Description<Config, 1> Describe() {
     return {"memory",
@@ -81,6 +84,16 @@ struct Memory {
 
   static absl::Status View(State& self, Range range, Gather& gather) {
     self.bytes.View(range, gather);
+    return absl::OkStatus();
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) {
+    self.bytes.Place(range, scatter);
+    return absl::OkStatus();
+  }
+
+  static absl::Status Placed(State& self, Range range) {
+    self.bytes.Placed(range);
     return absl::OkStatus();
   }
 

@@ -35,6 +35,7 @@ struct Null {
 
   static constexpr uint64_t kBlockSize = 1;
   static constexpr Concurrency kConcurrency = Concurrency::kParallel;
+  static constexpr bool kWaits = false;
   static constexpr uint64_t kMaxSize = uint64_t{1} << 62;
 
   static constexpr Description<Config, 1> Describe() {

@@ -8,6 +8,9 @@
 // Cost: that of the hook. A hook whose State is empty adds no bytes.
 // Failure: what the hook returns. It may decline to call the device below and return an error of its own, and it may call it
 // later, but it must not change the bytes: what does is a transform and a layer of its own.
+// A hook either is around each operation, or only told of it when it is done (Done in place of Around). Place is absent: a write
+// is seen before its bytes are where they shall be. TryRead and TryWrite are only there with a hook of the second kind, and are
+// told where they did the operation: so each is seen once.
 //
 // A hook is an empty struct of static functions:
 //
@@ -18,10 +21,13 @@
 //       BelowConfig below;
 //     };
 //     struct State {};
+//     static constexpr bool kWaits = true;   // it may wait for more than memory; absent: as below
 //     template <class Config>
 //     static constexpr Description<Config> Describe();
 //     template <class Config>
 //     static absl::Status Open(const Config& config, State& hook);   // after the device below was opened
+//     static void Done(State& hook, const Request& request, const absl::Status& status, std::chrono::nanoseconds elapsed);
+//     // or, if it is to decide what happens:
 //     template <class Next>
 //     static absl::Status Around(State& hook, const Request& request, Next&& next);   // absl::Status next() does it
 //   };
@@ -34,12 +40,14 @@
 #ifndef LAYERS_OBSERVER_H_
 #define LAYERS_OBSERVER_H_
 
+#include <chrono>
 #include <concepts>
 #include <cstdint>
 #include <type_traits>
 
 #include "absl/status/status.h"
 #include "buse/device.h"
+#include "buse/operations.h"
 #include "layers/operation.h"
 
 namespace buse {
@@ -52,9 +60,16 @@ struct Request {
 };
 
 template <class H>
-concept ObserverHook = std::is_empty_v<H> && requires(typename H::State& hook, const Request& request, absl::Status (&next)()) {
+concept TellsWhenDone =
+    requires(typename H::State& hook, const Request& request, const absl::Status& status, std::chrono::nanoseconds elapsed) {
+      H::Done(hook, request, status, elapsed);
+    };
+template <class H>
+concept IsAround = requires(typename H::State& hook, const Request& request, absl::Status (&next)()) {
   { H::Around(hook, request, next) } -> std::same_as<absl::Status>;
 };
+template <class H>
+concept ObserverHook = std::is_empty_v<H> && TellsWhenDone<H> != IsAround<H>;
 
 template <ObserverHook Hook, Device B>
 struct Observer {
@@ -73,6 +88,17 @@ struct Observer {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+
+  static constexpr bool kWaits = [] {
+    if constexpr (requires { Hook::kWaits; }) {
+      return Hook::kWaits;
+    } else {
+      return Waits<Below>();
+    }
+  }();
+
+  // A hook that is around may wait, or hold something meanwhile.
+  static constexpr bool kMayPark = TellsWhenDone<Hook>;
 
   static constexpr auto Describe() { return Hook::template Describe<Config>(); }
 
@@ -128,14 +154,39 @@ struct Observer {
     return Around(self, {Operation::kResize, {0, size}}, [&] { return Below::Resize(self.below, size); });
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires(CanTryRead<Below>&& TellsWhenDone<Hook>) {
+    return Try(self, {Operation::kRead, {offset, out.size()}}, [&] { return Below::TryRead(self.below, offset, out); });
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires(CanTryWrite<Below>&& TellsWhenDone<Hook>) {
+    return Try(self, {Operation::kWrite, {offset, in.size()}, in}, [&] { return Below::TryWrite(self.below, offset, in); });
+  }
+
  private:
+  using Clock = std::chrono::steady_clock;
+
   template <class Next>
   static absl::Status Around(State& self, const Request& request, Next&& next) {
-    return WithHook(self, [&](auto& hook) { return Hook::Around(hook, request, next); });
+    if constexpr (TellsWhenDone<Hook>) {
+      const auto start = Clock::now();
+      absl::Status status = next();
+      WithHook(self, [&](auto& hook) { Hook::Done(hook, request, status, Clock::now() - start); });
+      return status;
+    } else {
+      return WithHook(self, [&](auto& hook) { return Hook::Around(hook, request, next); });
+    }
+  }
+
+  template <class Next>
+  static bool Try(State& self, const Request& request, Next&& next) {
+    const auto start = Clock::now();
+    if (!next()) return false;
+    WithHook(self, [&](auto& hook) { Hook::Done(hook, request, absl::OkStatus(), Clock::now() - start); });
+    return true;
   }
 
   template <class Use>
-  static absl::Status WithHook(State& self, Use use) {
+  static auto WithHook(State& self, Use use) {
     if constexpr (kHasState) {
       return use(self.hook);
     } else {

@@ -44,6 +44,7 @@ struct Offset {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config, 2> Describe() {
     return {"offset",
@@ -113,6 +114,22 @@ struct Offset {
 
   static absl::Status View(State& self, Range range, Gather& gather) requires CanView<Below> {
     return Below::View(self.below, Translate(self, range), gather);
+  }
+
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    return Below::TryRead(self.below, self.start + offset, out);
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanTryWrite<Below> {
+    return Below::TryWrite(self.below, self.start + offset, in);
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<Below> {
+    return Below::Place(self.below, Translate(self, range), scatter);
+  }
+
+  static absl::Status Placed(State& self, Range range) requires CanPlaced<Below> {
+    return Below::Placed(self.below, Translate(self, range));
   }
 
   static std::optional<FileRange> Backing(State& self, Range range) requires CanBacking<Below> {

@@ -51,6 +51,10 @@ class Pager {
   absl::Status Prefetch(Range range, Source below);
   absl::Status Write(uint64_t offset, ConstBytes in, Source below, Put write);
 
+  // The same where nothing need be asked or written below. False: some of the bytes may have been stored.
+  bool TryRead(uint64_t offset, Bytes out) { return pages_.Read(offset, out) == out.size(); }
+  bool TryWrite(uint64_t offset, ConstBytes in) { return pages_.Write(offset, in).bytes == in.size(); }
+
   // Has `put` write bytes below, and takes them over.
   absl::Status WriteBelow(uint64_t offset, ConstBytes in, Put put, Put write);
   // Has the range cleared below, and forgets it.

@@ -36,6 +36,7 @@ struct Passthrough {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() { return {"passthrough", "hands every operation on", Family::kObserver}; }
 
@@ -76,6 +77,20 @@ struct Passthrough {
   static absl::Status View(State& self, Range range, Gather& gather) requires CanView<Below> {
     return Below::View(self.below, range, gather);
   }
+
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    return Below::TryRead(self.below, offset, out);
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanTryWrite<Below> {
+    return Below::TryWrite(self.below, offset, in);
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<Below> {
+    return Below::Place(self.below, range, scatter);
+  }
+
+  static absl::Status Placed(State& self, Range range) requires CanPlaced<Below> { return Below::Placed(self.below, range); }
 
   static absl::Status Resize(State& self, uint64_t size) requires CanResize<Below> { return Below::Resize(self.below, size); }
 };

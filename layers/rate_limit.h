@@ -35,6 +35,8 @@
 namespace buse {
 
 struct RateLimitHook {
+  static constexpr bool kWaits = true;
+
   // 0: unlimited.
   template <class BelowConfig>
   struct Config {

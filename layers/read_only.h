@@ -39,6 +39,7 @@ struct ReadOnly {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() {
     return {"readonly", "takes away every operation that changes the device below", Family::kObserver};
@@ -64,6 +65,10 @@ struct ReadOnly {
 
   static absl::Status View(State& self, Range range, Gather& gather) requires CanView<Below> {
     return Below::View(self.below, range, gather);
+  }
+
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<Below> {
+    return Below::TryRead(self.below, offset, out);
   }
 
   static std::optional<FileRange> Backing(State& self, Range range) requires CanBacking<Below> {

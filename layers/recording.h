@@ -80,6 +80,7 @@ struct Recording {
 
   static constexpr uint64_t kBlockSize = std::lcm(Below::kBlockSize, WriteLogWriter::kSector);
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kWaits = true;
 
   static constexpr Description<Config, 1> Describe() {
     return {"recording",

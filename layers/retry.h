@@ -55,6 +55,7 @@ struct Retry {
 
   static constexpr uint64_t kBlockSize = Below::kBlockSize;
   static constexpr Concurrency kConcurrency = Below::kConcurrency;
+  static constexpr bool kWaits = true;
   static constexpr uint64_t kMostRetries = 100;
   static constexpr uint64_t kMostDelay = 60000;
 

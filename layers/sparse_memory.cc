@@ -273,6 +273,20 @@ void SparseMemory::ViewRuns(Range range, Gather& gather) {
   }
 }
 
+void SparseMemory::Place(Range range, Scatter& scatter) {
+  for (uint64_t at = range.offset; at < range.end() && !scatter.overflowed();) {
+    const Run run = RunAt(at, range.end());
+    if (run.present && run.window->mapping != nullptr) {
+      scatter.Append({run.window->mapping + at % kWindow, run.end - at});
+    } else {
+      scatter.Overflow();
+    }
+    at = run.end;
+  }
+}
+
+void SparseMemory::Placed(Range range) { Mark<true>(range.offset / kPage, DivideUp(range.end(), kPage)); }
+
 uint64_t SparseMemory::NextWindow(uint64_t offset, uint64_t end) {
   std::lock_guard lock(mutex_);
   const auto next = windows_.lower_bound(offset / kWindow);

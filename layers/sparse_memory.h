@@ -10,7 +10,9 @@
 //
 // Any calls may run at the same time. Where a Write and a Trim overlap, no bit may end up clear over stale bytes, which a later
 // partial write would bring back. So Trim clears bits before it punches the hole, and Write sets them after its bytes
-// are in place, even where they were set before: if Trim's is the last change to a bit, its hole comes after the bytes.
+// are in place, even where they were set before: if Trim's is the last change to a bit, its hole comes after the bytes. Bytes
+// that are put in place by others are like those of a Write, of which Placed sets the bits; also where not all of them came,
+// since some may have come after a Trim's hole.
 
 #ifndef LAYERS_SPARSE_MEMORY_H_
 #define LAYERS_SPARSE_MEMORY_H_
@@ -25,6 +27,7 @@
 #include "absl/status/status.h"
 #include "buse/device.h"
 #include "buse/gather.h"
+#include "buse/scatter.h"
 
 namespace buse {
 
@@ -94,6 +97,11 @@ class SparseMemory {
     }
     ViewRuns(range, gather);
   }
+
+  // Lends the mapping for a write, after which Placed must be called. Where some of the range is not present, the scatter
+  // overflows: to touch a hole takes memory, and where there is none, only a system call returns.
+  void Place(Range range, Scatter& scatter);
+  void Placed(Range range);
 
  private:
   static constexpr uint64_t kPage = 4096;

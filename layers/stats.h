@@ -120,12 +120,8 @@ struct StatsHook {
     return absl::OkStatus();
   }
 
-  template <class Next>
-  static absl::Status Around(State& hook, const Request& request, Next&& next) {
-    const auto start = std::chrono::steady_clock::now();
-    absl::Status status = next();
-    hook.Record(request, status.ok(), std::chrono::steady_clock::now() - start);
-    return status;
+  static void Done(State& hook, const Request& request, const absl::Status& status, std::chrono::nanoseconds elapsed) {
+    hook.Record(request, status.ok(), elapsed);
   }
 };
 

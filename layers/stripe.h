@@ -12,7 +12,8 @@
 // Cost: a Read, Write, WriteThrough or View makes one call per chunk: one span of memory holds each leg's chunks with gaps
 // between, and a call takes no list of spans. So a chunk should be as large as requests are. Extents asks a leg again only
 // where it has passed what the leg said last. Memory: none.
-// Failure: that of the legs. A request ends with the first error; Flush reaches all legs and returns the first error. Open
+// Failure: that of the legs. A request ends with the first error; Flush and Placed reach all legs and return the first
+// error. Open
 // refuses a leg smaller than a chunk, and legs that are larger together than 64 bits can count. A leg that is lost takes the
 // device with it. Nothing on the media says which legs belong together, in which order, or how large the chunks are.
 //
@@ -58,6 +59,7 @@ struct Stripe {
 
   static constexpr uint64_t kBlockSize = B::kBlockSize;
   static constexpr Concurrency kConcurrency = B::kConcurrency;
+  static constexpr bool kMayPark = true;
 
   static constexpr Description<Config> Describe() {
     return {"stripe", "spreads chunks over several devices in turn", Family::kRemap};
@@ -166,6 +168,32 @@ struct Stripe {
                         [&](typename B::State& leg, Range there, uint64_t) { return B::View(leg, there, gather); });
   }
 
+  static bool TryRead(State& self, uint64_t offset, Bytes out) requires CanTryRead<B> {
+    return TryEachChunk(self, {offset, out.size()}, [&](typename B::State& leg, Range there, uint64_t done) {
+      return B::TryRead(leg, there.offset, out.subspan(done, there.length));
+    });
+  }
+
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) requires CanTryWrite<B> {
+    return TryEachChunk(self, {offset, in.size()}, [&](typename B::State& leg, Range there, uint64_t done) {
+      return B::TryWrite(leg, there.offset, in.subspan(done, there.length));
+    });
+  }
+
+  static absl::Status Place(State& self, Range range, Scatter& scatter) requires CanPlace<B> {
+    return ForEachChunk(self, range,
+                        [&](typename B::State& leg, Range there, uint64_t) { return B::Place(leg, there, scatter); });
+  }
+
+  static absl::Status Placed(State& self, Range range) requires CanPlaced<B> {
+    absl::Status first;
+    ForEachLeg(self, range, [&](typename B::State& leg, Range there) {
+      first.Update(B::Placed(leg, there));
+      return absl::OkStatus();
+    }).IgnoreError();
+    return first;
+  }
+
   static std::optional<FileRange> Backing(State& self, Range range) requires CanBacking<B> {
     if (range.length > kChunk - range.offset % kChunk) return std::nullopt;
     const size_t leg = LegOf(range.offset);
@@ -213,6 +241,16 @@ struct Stripe {
       done += length;
     }
     return absl::OkStatus();
+  }
+
+  // The same up to the first that is false.
+  template <class Use>
+  static bool TryEachChunk(State& self, Range range, Use use) {
+    return ForEachChunk(self, range,
+                        [&](typename B::State& leg, Range there, uint64_t done) {
+                          return use(leg, there, done) ? absl::OkStatus() : absl::CancelledError();
+                        })
+        .ok();
   }
 
   static Range Share(size_t leg, Range range) {

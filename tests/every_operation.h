@@ -10,6 +10,7 @@
 
 #include "buse/device.h"
 #include "buse/gather.h"
+#include "buse/scatter.h"
 #include "gtest/gtest.h"
 #include "tests/leaves.h"
 
@@ -34,6 +35,20 @@ void CallEveryOperation(typename Stack::State& state) {
   EXPECT_TRUE(Stack::Resize(state, 8192).ok());
   EXPECT_EQ(Stack::Size(state), 8192u);
 }
+
+// The same for those that are there for a server, which not every such layer passes on.
+template <Device Stack>
+void CallServerOperations(typename Stack::State& state) {
+  std::array<std::byte, 16> bytes{};
+  Scatter scatter;
+  EXPECT_TRUE(Stack::TryRead(state, 16, bytes));
+  EXPECT_TRUE(Stack::TryWrite(state, 17, bytes));
+  EXPECT_TRUE(Stack::Place(state, {14, 15}, scatter).ok());
+  EXPECT_EQ(scatter.bytes(), 15u);
+  EXPECT_TRUE(Stack::Placed(state, {14, 15}).ok());
+}
+inline const std::vector<Call> kServerCalls = {
+    {"TryRead", {16, 16}}, {"TryWrite", {17, 16}}, {"Place", {14, 15}}, {"Placed", {14, 15}}};
 
 // What the calls of CallEveryOperation are below a layer that changes none of them.
 inline const std::vector<Call> kEveryCall = {

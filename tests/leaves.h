@@ -18,6 +18,7 @@
 #include "buse/description.h"
 #include "buse/device.h"
 #include "buse/gather.h"
+#include "buse/scatter.h"
 
 namespace buse::testing {
 
@@ -60,6 +61,7 @@ struct BasicBare {
 
   static constexpr uint64_t kBlockSize = kBlock;
   static constexpr Concurrency kConcurrency = kRunsTogether;
+  static constexpr bool kWaits = false;
 
   static constexpr Description<Config, 1> Describe() {
     return {"leaf", "keeps bytes for a test", Family::kLeaf, {{{.field = &Config::size, .name = "size", .help = "bytes"}}}};
@@ -70,15 +72,17 @@ struct BasicBare {
     return absl::OkStatus();
   }
   static uint64_t Size(const State& self) { return self.script->medium.size(); }
-  static absl::Status Read(State& self, uint64_t offset, Bytes out) {
-    absl::Status status = self.script->Next("Read", {offset, out.size()});
+  static absl::Status Read(State& self, uint64_t offset, Bytes out) { return Get(self, "Read", offset, out); }
+
+  static absl::Status Get(State& self, const char* operation, uint64_t offset, Bytes out) {
+    absl::Status status = self.script->Next(operation, {offset, out.size()});
     [[maybe_unused]] const auto lock = HoldBytes(self);
     if (status.ok()) std::memcpy(out.data(), self.script->medium.data() + offset, out.size());
     return status;
   }
 
-  // Where calls may overlap, their outcome is to be one of a disk's, whole blocks. Where they may not, one that does is the race
-  // that ThreadSanitizer is to find.
+  // Where calls may overlap, their outcome is to be one of a disk's, whole blocks. Where they may not, one that does is the
+  // race that ThreadSanitizer is to find.
   static auto HoldBytes(State& self) {
     if constexpr (kConcurrency == Concurrency::kParallel) {
       return std::unique_lock(self.script->bytes);
@@ -98,6 +102,7 @@ struct BasicWriter {
   static constexpr uint64_t kBlockSize = kBlock;
   static constexpr uint64_t kAtomicWrite = 4096;
   static constexpr Concurrency kConcurrency = kRunsTogether;
+  static constexpr bool kWaits = false;
 
   static constexpr auto Describe() { return Base::Describe(); }
   static absl::Status Open(const Config& config, State& self) { return Base::Open(config, self); }
@@ -123,6 +128,7 @@ struct BasicFull {
 
   static constexpr uint64_t kBlockSize = kBlock;
   static constexpr Concurrency kConcurrency = kRunsTogether;
+  static constexpr bool kWaits = false;
   static constexpr uint64_t kAtomicWrite = 4096;
   // What Backing names: the bytes as if the medium were this file.
   static constexpr int kBackingFd = 4242;
@@ -144,6 +150,14 @@ struct BasicFull {
     if (status.ok()) gather.Append({self.script->medium.data() + range.offset, range.length});
     return status;
   }
+  static bool TryRead(State& self, uint64_t offset, Bytes out) { return Base::Base::Get(self, "TryRead", offset, out).ok(); }
+  static bool TryWrite(State& self, uint64_t offset, ConstBytes in) { return Base::Put(self, "TryWrite", offset, in).ok(); }
+  static absl::Status Place(State& self, Range range, Scatter& scatter) {
+    absl::Status status = self.script->Next("Place", range);
+    if (status.ok()) scatter.Append({self.script->medium.data() + range.offset, range.length});
+    return status;
+  }
+  static absl::Status Placed(State& self, Range range) { return self.script->Next("Placed", range); }
   static std::optional<FileRange> Backing(State&, Range range) { return FileRange{kBackingFd, range.offset}; }
   static absl::Status Resize(State& self, uint64_t size) {
     absl::Status status = self.script->Next("Resize", {0, size});
@@ -199,6 +213,9 @@ struct Capabilities {
   bool view = false;
   bool backing = false;
   bool resize = false;
+  bool place = false;
+  bool try_read = false;
+  bool try_write = false;
   bool residency = false;
 
   friend constexpr bool operator==(const Capabilities&, const Capabilities&) = default;
@@ -215,11 +232,20 @@ inline constexpr Capabilities kCapabilities = {
     .view = CanView<D>,
     .backing = CanBacking<D>,
     .resize = CanResize<D>,
+    .place = CanPlace<D>&& CanPlaced<D>,
+    .try_read = CanTryRead<D>,
+    .try_write = CanTryWrite<D>,
     .residency = CanResidency<D>,
 };
 
-inline constexpr Capabilities kEverything = {true, true, true, true, true, true, true, true, true};
-inline constexpr Capabilities kEverythingButBacking = {true, true, true, true, true, true, true, false, true};
+inline constexpr Capabilities kEverything = {true, true, true, true, true, true, true, true, true, true, true, true};
+inline constexpr Capabilities kEverythingButBacking = {true, true, true, true, true, true, true, false, true, true, true, true};
+// Of an observer that must know of every operation once, and before it happens.
+inline constexpr Capabilities kEverythingObserved = {true, true,  true, true,  true,  true,
+                                                     true, false, true, false, false, false};
+// Of one that is only told of what is done.
+inline constexpr Capabilities kEverythingTold = {true, true,  true, true,  true, true,
+                                                 true, false, true, false, true, true};
 inline constexpr Capabilities kNothing = {};
 
 static_assert(kCapabilities<Full> == kEverything);

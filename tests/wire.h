@@ -66,6 +66,8 @@ struct Bytestream {
 
 class ByteTransport {
  public:
+  static constexpr bool kFullDuplex = true;  // each way has bytes of its own
+
   explicit ByteTransport(Bytestream& stream) : stream_(&stream) {}
 
   absl::StatusOr<size_t> Receive(std::span<iovec> pieces) {

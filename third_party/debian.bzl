@@ -180,6 +180,22 @@ debian_cli11 = repository_rule(
     local = True,
 )
 
+# Of Boost's headers, which lie together, those that Boost.Context needs.
+def _boost_impl(ctx):
+    ctx.file("WORKSPACE", "workspace(name = \"boost\")\n")
+    ctx.execute(["mkdir", "-p", "include/boost"])
+    for header in ["config", "context", "core", "detail", "smart_ptr", "assert.hpp", "config.hpp", "cstdint.hpp", "intrusive_ptr.hpp"]:
+        _copy(ctx, "/usr/include/boost/" + header, "include/boost")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "context", hdrs = glob(["include/**/*.hpp"]), includes = ["include"], linkopts = ["-lboost_context"])
+""")
+
+debian_boost = repository_rule(
+    implementation = _boost_impl,
+    attrs = {"deb": attr.string(default = "libboost-context-dev")},
+    local = True,
+)
+
 # A C library: its headers, by their names under /usr/include, and what to link.
 def _c_library_impl(ctx):
     ctx.file("WORKSPACE", "workspace(name = %r)\n" % ctx.name)
@@ -253,6 +269,8 @@ def debian_repositories():
     debian_googletest(name = "com_google_googletest")
     debian_benchmark(name = "com_github_google_benchmark")
     debian_cli11(name = "cli11")
+    debian_boost(name = "boost")
+    debian_c_library(name = "liburing", target = "liburing", deb = "liburing-dev", headers = ["liburing.h", "liburing"], library = "uring")
     debian_c_library(name = "zlib", target = "zlib", deb = "zlib1g-dev", headers = ["zlib.h", "zconf.h"], library = "z")
     debian_c_library(name = "isal", target = "isal", deb = "libisal-dev", headers = ["isa-l", "isa-l.h"], library = "isal")
     debian_c_library(name = "xxhash", target = "xxhash", deb = "libxxhash-dev", headers = ["xxhash.h", "xxh3.h"], library = "xxhash")

@@ -535,6 +535,15 @@ TEST_P(ChunksTest, WithoutAContextThereIsNoBlockStatus) {
   EXPECT_EQ(Split(mute.Talk(style_.Options(), style_.Ask(0, kBlockStatus, 9, 0, 512)))[0].error, kEinval);
 }
 
+TEST_P(ChunksTest, ALongWriteIsReceivedIntoPlace) {
+  ByteServer<Full> server(1 << 20);
+  const std::string data(100000, 'x');
+  EXPECT_EQ(server.Talk(style_.Options(), style_.Write(kFua, 1, 8, data) + style_.Write(0, 2, 16, "some"), 5000),
+            style_.Done(1, 8) + style_.Done(2, 16));
+  EXPECT_EQ(server.script.calls,
+            (std::vector<Call>{{"Place", {8, data.size()}}, {"Placed", {8, data.size()}}, {"Flush", {}}, {"Write", {16, 4}}}));
+}
+
 TEST_P(ChunksTest, DiscAnswersWhatCameBefore) {
   ByteServer<Full> server;
   EXPECT_EQ(Split(server.Talk(style_.Options(), style_.Ask(0, kRead, 1, 0, 4) + style_.Ask(0, kDisc, 2, 0, 0) + "rest")).size(),

@@ -158,12 +158,26 @@ TYPED_TEST(ReadWriteTest, WrongMagicEndsTheConnectionAfterTheRepliesThatAreDue) 
 
 TYPED_TEST(ReadWriteTest, AnEndInsideARequestAnswersWhatWasWholeAndChangesNothing) {
   const std::string whole = Request(0, kRead, 1, 0, 4);
-  const std::string write = Request(0, kWrite, 2, 0, 100000) + std::string(100000, 'x');
-  for (size_t cut : {size_t{1}, size_t{27}, size_t{28}, size_t{29}, size_t{70000}, write.size() - 1}) {
+  const std::string write = Request(0, kWrite, 2, 0, 65000) + std::string(65000, 'x');
+  for (size_t cut : {size_t{1}, size_t{27}, size_t{28}, size_t{29}, size_t{60000}, write.size() - 1}) {
     Server<TypeParam> server(1 << 20);
-    EXPECT_EQ(server.Serve(whole + write.substr(0, cut)), SimpleReply(0, 1, std::string(4, '\0'))) << cut;
+    EXPECT_EQ(server.Serve(whole + write.substr(0, cut), 50000), SimpleReply(0, 1, std::string(4, '\0'))) << cut;
     EXPECT_TRUE(server.status.ok());
     EXPECT_EQ(server.Serve(Request(0, kRead, 3, 0, 8)), SimpleReply(0, 3, std::string(8, '\0'))) << cut;
+  }
+}
+
+// It may be received into place, and then a part of it stays; of its own range alone.
+TYPED_TEST(ReadWriteTest, AnEndInsideALongWriteChangesNothingElse) {
+  const std::string write = Request(0, kWrite, 2, 4000, 100000) + std::string(100000, 'x');
+  for (size_t cut : {size_t{28}, size_t{29}, size_t{70000}, write.size() - 1}) {
+    Server<TypeParam> server(1 << 20);
+    EXPECT_EQ(server.Serve(Request(0, kWrite, 1, 0, 200000) + std::string(200000, 'o')), SimpleReply(0, 1));
+    EXPECT_EQ(server.Serve(write.substr(0, cut)), "") << cut;
+    EXPECT_TRUE(server.status.ok());
+    EXPECT_EQ(server.Serve(Request(0, kRead, 3, 0, 4000) + Request(0, kRead, 4, 104000, 96000)),
+              SimpleReply(0, 3, std::string(4000, 'o')) + SimpleReply(0, 4, std::string(96000, 'o')))
+        << cut;
   }
 }
 
@@ -280,6 +294,60 @@ struct ShortView : Full {
 TEST(ConnectionTest, AViewOfTheWrongLengthIsAnErrorOfThatRequestAlone) {
   Server<ShortView> server;
   EXPECT_EQ(server.Serve(Request(0, kRead, 1, 0, 512) + Request(0, kFlush, 2, 0, 0)), SimpleReply(kEio, 1) + SimpleReply(0, 2));
+}
+
+// A write of 100000 bytes, whose payload does not arrive with its header.
+constexpr size_t kLong = 100000;
+
+template <class Stack>
+std::vector<Call> CallsOfALongWrite(uint16_t flags, size_t sent, int64_t fail_at = -1) {
+  Server<Stack> server(1 << 20);
+  server.script.fail_at = fail_at;
+  const std::string out = server.Serve(Request(flags, kWrite, 1, 512 * 9, 512 * 200) + std::string(sent, 'x'), 1000);
+  EXPECT_EQ(out, sent == 512 * 200 ? SimpleReply(0, 1) : "");
+  EXPECT_EQ(server.script.medium[512 * 9 + 2000], std::byte{'x'});
+  return server.script.calls;
+}
+
+using Serial = testing::BasicFull<1, Concurrency::kSerial>;
+
+TEST(ConnectionTest, ALongWriteIsReceivedIntoPlace) {
+  const Range range = {512 * 9, 512 * 200};
+  const std::vector<Call> in_place = {{"Place", range}, {"Placed", range}};
+  EXPECT_EQ(CallsOfALongWrite<Full>(0, range.length), in_place);
+  EXPECT_EQ(CallsOfALongWrite<Full512>(0, range.length), in_place);
+  EXPECT_EQ(CallsOfALongWrite<Full>(kFua, range.length),
+            (std::vector<Call>{{"Place", range}, {"Placed", range}, {"Flush", {}}}));
+  EXPECT_EQ(CallsOfALongWrite<Full>(0, 5000), in_place) << "the device must know of what came before the client went";
+  EXPECT_EQ(CallsOfALongWrite<Full>(0, range.length, 0), (std::vector<Call>{{"Place", range}, {"Write", range}}))
+      << "what cannot be lent is written";
+  EXPECT_EQ(CallsOfALongWrite<Writer>(0, range.length), (std::vector<Call>{{"Write", range}}));
+  EXPECT_EQ(CallsOfALongWrite<Serial>(0, range.length), (std::vector<Call>{{"Write", range}})) << "nobody waits for a client";
+}
+
+TEST(ConnectionTest, ALongWriteThatIsRefusedOrFailsTouchesNothingElse) {
+  Server<Full> server(1 << 20);
+  server.script.fail_at = 1;  // Placed
+  const std::string data(kLong, 'x');
+  EXPECT_EQ(server.Serve(Request(0, kWrite, 1, (1 << 20) - 1, kLong) + data + Request(0, kWrite, 2, 7, kLong) + data +
+                             Request(0, kRead, 3, 6 + kLong, 2),
+                         5000),
+            SimpleReply(kEnospc, 1) + SimpleReply(kEio, 2) + SimpleReply(0, 3, std::string("x\0", 2)));
+  EXPECT_EQ(server.script.calls, (std::vector<Call>{{"Place", {7, kLong}}, {"Placed", {7, kLong}}, {"View", {6 + kLong, 2}}}));
+  EXPECT_EQ(server.failures, (std::vector<std::string>{"write 7 injected failure"}));
+}
+
+struct ShortPlace : Full {
+  static absl::Status Place(State& self, Range range, Scatter& scatter) {
+    return Full::Place(self, {range.offset, 10}, scatter);
+  }
+};
+
+TEST(ConnectionTest, APlaceOfTheWrongLengthIsNotUsed) {
+  Server<ShortPlace> server(1 << 20);
+  const std::string data(kLong, 'x');
+  EXPECT_EQ(server.Serve(Request(0, kWrite, 1, 0, kLong) + data + Request(0, kRead, 2, kLong - 2, 2), 5000),
+            SimpleReply(0, 1) + SimpleReply(0, 2, "xx"));
 }
 
 TEST(ConnectionTest, WhatIsFinishedDoesNotWaitForWhatMayTakeLong) {

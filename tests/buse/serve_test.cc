@@ -81,6 +81,7 @@ TEST(ServeTest, BadCommandLines) {
       {{kMemdisk, "1M", "--ofset"}, 2, "--ofset"},
       {{kMemdisk, "1M", "--max-clients", "0"}, 2, "max-clients"},
       {{kMemdisk, "1M", "--max-memory", "32M"}, 2, "34603008 that one connection may need"},
+      {{kLoopback, "/dev/null", "--max-memory", "65M"}, 2, "69206016 that one connection may need"},
       {{kMemdisk, "1M", "--max-clients", "many"}, 2, "many"},
       {{kMemdisk, "1M", "--max-request", "4K"}, 2, "max-request"},
       {{kMemdisk, "1M", "--max-request", "64M"}, 2, "max-request"},

@@ -65,6 +65,9 @@ TEST(AlignTest, WithNothingToConvertEveryOperationArrivesUnchanged) {
   ASSERT_TRUE(Stack::Open({.below = {.size = 4096, .script = &script}}, state).ok());
   CallEveryOperation<Stack>(state);
   EXPECT_EQ(script.calls, kEveryCall);
+  script.calls.clear();
+  CallServerOperations<Stack>(state);
+  EXPECT_EQ(script.calls, kServerCalls);
   EXPECT_EQ(Stack::Backing(state, {14, 15})->offset, 14u);
 }
 

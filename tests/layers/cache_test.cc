@@ -46,11 +46,15 @@ constexpr Capabilities kOverFull = {.write = true,
                                     .extents = true,
                                     .prefetch = true,
                                     .view = true,
-                                    .residency = true};
+                                    .try_read = true,
+                                    .try_write = true,
+                                     .residency = true};
 static_assert(kCapabilities<Cache<Full>> == kOverFull);
 static_assert(kCapabilities<Cache<Writer>> ==
-              Capabilities{.write = true, .write_through = true, .prefetch = true, .view = true, .residency = true});
-static_assert(kCapabilities<Cache<Bare>> == Capabilities{.prefetch = true, .view = true, .residency = true});
+              Capabilities{
+                  .write = true, .write_through = true, .prefetch = true, .view = true, .try_read = true, .try_write = true,
+                                     .residency = true});
+static_assert(kCapabilities<Cache<Bare>> == Capabilities{.prefetch = true, .view = true, .try_read = true, .residency = true});
 static_assert(Cache<Full512>::kBlockSize == 512);
 static_assert(Cache<BasicBare<1, Concurrency::kSerial>>::kConcurrency == Concurrency::kSerial);
 static_assert(Cache<BasicBare<1, Concurrency::kDisjoint>>::kConcurrency == Concurrency::kDisjoint);
@@ -125,6 +129,25 @@ TEST(CacheTest, OnlyMissingPagesAreReadAndAdjacentOnesTogether) {
   cache.TakeCalls();
   cache.ExpectRead(0, 6 * kPage, 0);
   EXPECT_EQ(cache.TakeCalls(), (Calls{{"Read", {0, 2 * kPage}}, {"Read", {3 * kPage, 3 * kPage}}}));
+}
+
+TEST(CacheTest, WhatIsCachedNeedsNoWaitingNorDoesAWriteThatFindsRoom) {
+  using Stack = CacheOver<Full>::Stack;
+  CacheOver<Full> cache(1 << 20, 16 * kPage, 2 * kPage);
+  std::vector<std::byte> out(2 * kPage);
+  EXPECT_FALSE(Stack::TryRead(cache.state, 0, out));
+  EXPECT_EQ(cache.TakeCalls(), Calls()) << "nothing is asked below";
+  cache.ExpectRead(0, kPage, 0);
+  EXPECT_FALSE(Stack::TryRead(cache.state, 0, out)) << "half of it is there";
+  EXPECT_TRUE(Stack::TryRead(cache.state, 100, Bytes(out).first(3000)));
+  EXPECT_TRUE(std::equal(out.begin(), out.begin() + 3000, Pattern(100, 3000).begin()));
+  cache.TakeCalls();
+  EXPECT_TRUE(Stack::TryWrite(cache.state, 0, Pattern(0, 2 * kPage, 1)));
+  cache.ExpectRead(0, 2 * kPage, 1);
+  EXPECT_FALSE(Stack::TryWrite(cache.state, 2 * kPage, Pattern(2 * kPage, kPage, 1))) << "too much is dirty";
+  EXPECT_EQ(cache.TakeCalls(), Calls());
+  CacheOver<Full> through(1 << 20, 16 * kPage, 0, true);
+  EXPECT_FALSE(Stack::TryWrite(through.state, 0, Pattern(0, kPage, 1)));
 }
 
 TEST(CacheTest, PartsOfPagesReadWholePages) {

@@ -38,9 +38,15 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr Capabilities kOffered = {.write = true, .trim = true, .write_zeroes = true, .extents = true, .prefetch = true};
+constexpr Capabilities kOffered = {.write = true,
+                                   .trim = true,
+                                   .write_zeroes = true,
+                                   .extents = true,
+                                   .prefetch = true,
+                                   .try_read = true,
+                                   .try_write = true};
 static_assert(kCapabilities<Checksum<Full>> == kOffered);
-static_assert(kCapabilities<Checksum<Writer>> == Capabilities{.write = true});
+static_assert(kCapabilities<Checksum<Writer>> == Capabilities{.write = true, .try_write = true});
 static_assert(kCapabilities<Checksum<Bare>> == kNothing);
 static_assert(CanFormat<Checksum<Full>> && CanFormat<Checksum<Writer>> && !CanFormat<Checksum<Bare>>);
 static_assert(CanCheck<Checksum<Full>> && CanCheck<Checksum<Bare>>);
@@ -490,6 +496,39 @@ TEST(ChecksumTest, WritesFailOnlyWhenNothingMoreCanBeStaged) {
   EXPECT_TRUE(rig.Holds(0, Pattern(8192, 1)));
   EXPECT_TRUE(rig.Holds(8192, Pattern(8192, 2)));
   EXPECT_TRUE(rig.Holds(16384, Pattern(4096, 3)));
+}
+
+// What a TryRead reads and a TryWrite writes is neither the disk's nor a commit's to wait for.
+TEST(ChecksumTest, ATryDoesWhatNeedsNoWaiting) {
+  ChecksumRig<Stack> rig({.log = 16384, .stage = 16384, .table_cache = 8192, .below = {.size = kMedium}});
+  std::vector<std::byte> out(4096);
+  const auto try_read = [&] { return Stack::TryRead(rig.state(), 0, out); };
+  for (const int64_t refused : {0, 1}) {
+    rig.script().calls.clear();
+    rig.script().fail_at = refused;
+    EXPECT_FALSE(try_read()) << "the bytes or their sums would have to be waited for";
+    EXPECT_EQ(rig.script().calls.size(), static_cast<size_t>(refused) + 1);
+  }
+  rig.script().fail_at = -1;
+  EXPECT_TRUE(try_read());
+  EXPECT_EQ(out, std::vector<std::byte>(4096));
+  EXPECT_EQ(rig.Calls("Read"), 0u);
+  rig.script().calls.clear();
+  EXPECT_TRUE(try_read());
+  EXPECT_EQ(rig.Calls("TryRead"), 1u) << "the sums are known now";
+
+  rig.script().calls.clear();
+  ASSERT_TRUE(Stack::TryWrite(rig.state(), 0, Pattern(8192, 1)));
+  EXPECT_FALSE(Stack::TryWrite(rig.state(), 8192, Pattern(4096, 2))) << "the stage is full";
+  EXPECT_TRUE(try_read());
+  EXPECT_EQ(out, Pattern(4096, 1)) << "what is staged";
+  EXPECT_TRUE(rig.script().calls.empty()) << "nothing was asked or written below";
+  ASSERT_TRUE(rig.Flush().ok());
+  rig.Open();
+  EXPECT_TRUE(rig.Holds(0, Pattern(8192, 1)));
+  rig.data()[4000] ^= std::byte{1};
+  EXPECT_FALSE(try_read()) << "it takes excluding commits to say that this is damage";
+  EXPECT_EQ(rig.Read(0, 4096).code(), absl::StatusCode::kDataLoss);
 }
 
 // A Trim that failed may have reached the log: then it must neither undo what comes after it nor leave an alarm.

@@ -29,7 +29,7 @@ template struct buse::Concat<buse::testing::Full, buse::testing::Full512, buse::
 namespace buse::testing {
 namespace {
 
-constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false};
+constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true, true, true};
 static_assert(kCapabilities<Concat<Full, Full>> == kEverythingButResize);
 static_assert(kCapabilities<Concat<Writer, Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Concat<Bare, Bare>> == kNothing);
@@ -102,6 +102,14 @@ TEST(ConcatTest, EveryOperationIsSplitAtTheBorders) {
   EXPECT_EQ(three.Calls(), each("WriteThrough"));
   EXPECT_TRUE(Stack::Prefetch(state, {90, 67}).ok());
   EXPECT_EQ(three.Calls(), each("Prefetch"));
+  EXPECT_TRUE(Stack::TryWrite(state, 90, bytes));
+  EXPECT_EQ(three.Calls(), each("TryWrite"));
+  EXPECT_TRUE(Stack::TryRead(state, 90, out));
+  EXPECT_EQ(three.Calls(), each("TryRead"));
+  three.scripts[1].fail_at = 0;
+  EXPECT_FALSE(Stack::TryRead(state, 90, out)) << "one that cannot is enough";
+  three.scripts[1].fail_at = -1;
+  three.Calls();
   EXPECT_TRUE(Stack::Trim(state, {90, 67}).ok());
   EXPECT_EQ(three.Calls(), each("Trim"));
   EXPECT_TRUE(Stack::WriteZeroes(state, {90, 67}).ok());
@@ -119,6 +127,25 @@ TEST(ConcatTest, ARequestInOneBranchReachesOnlyThat) {
   EXPECT_EQ(three.Calls(), (Calls{{{"Trim", {99, 1}}}, {}, {}}));
   EXPECT_TRUE(Stack::Trim(three.state, {150, 200}).ok());
   EXPECT_EQ(three.Calls(), (Calls{{}, {}, {{"Trim", {0, 200}}}}));
+}
+
+TEST(ConcatTest, AWriteInPlaceIsSplitAtTheBordersAndCompletedInAllBranches) {
+  Three three;
+  const std::vector<std::byte> bytes = Pattern(67);
+  Scatter scatter;
+  ASSERT_TRUE(Stack::Place(three.state, {90, 67}, scatter).ok());
+  EXPECT_EQ(three.Calls(), (Calls{{{"Place", {90, 10}}}, {{"Place", {0, 50}}}, {{"Place", {0, 7}}}}));
+  ASSERT_EQ(scatter.pieces().size(), 3u);
+  scatter.Fill(bytes);
+  EXPECT_TRUE(Stack::Placed(three.state, {90, 67}).ok());
+  EXPECT_EQ(three.Calls(), (Calls{{{"Placed", {90, 10}}}, {{"Placed", {0, 50}}}, {{"Placed", {0, 7}}}}));
+  std::vector<std::byte> out(67);
+  ASSERT_TRUE(Stack::Read(three.state, 90, out).ok());
+  EXPECT_EQ(out, bytes);
+  three.Calls();
+  three.scripts[0].fail_at = 0;
+  EXPECT_FALSE(Stack::Placed(three.state, {90, 67}).ok());
+  EXPECT_EQ(three.Calls(), (Calls{{{"Placed", {90, 10}}}, {{"Placed", {0, 50}}}, {{"Placed", {0, 7}}}}));
 }
 
 TEST(ConcatTest, ViewsAreAppendedInOrder) {

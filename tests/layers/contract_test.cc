@@ -57,6 +57,15 @@ TEST(ContractTest, EveryOperationArrivesBelowUnchanged) {
                                              {"Prefetch", {1536, 512}},
                                              {"View", {2048, 512}},
                                              {"Resize", {0, 4096}}}));
+  script.calls.clear();
+  EXPECT_TRUE(Stack::TryRead(state, 0, bytes));
+  EXPECT_TRUE(Stack::TryWrite(state, 512, bytes));
+  EXPECT_EQ(script.calls, (std::vector<Call>{{"TryRead", {0, 512}}, {"TryWrite", {512, 512}}}));
+  script.calls.clear();
+  Scatter scatter;
+  EXPECT_TRUE(Stack::Place(state, {2560, 512}, scatter).ok());
+  EXPECT_TRUE(Stack::Placed(state, {2560, 512}).ok());
+  EXPECT_EQ(script.calls, (std::vector<Call>{{"Place", {2560, 512}}, {"Placed", {2560, 512}}}));
 }
 
 TEST(ContractTest, WhatWasZeroedIsReadAtBothEnds) {
@@ -214,6 +223,7 @@ enum class Lie {
   kDirtyNotCached,
   kShortView,
   kLongView,
+  kShortPlace,
   kOverflow,
   kTrimKeeps,
   kTrimKeepsLastByte,
@@ -298,6 +308,12 @@ struct Liar {
     }
     return Base::View(self.base, range, gather);
   }
+  static absl::Status Place(State& self, Range range, Scatter& scatter) {
+    if (self.lie == Lie::kShortPlace) range.length -= 1;
+    if (self.lie == Lie::kOverflow) scatter.Overflow();
+    return Base::Place(self.base, range, scatter);
+  }
+  static absl::Status Placed(State& self, Range range) { return Base::Placed(self.base, range); }
   static absl::Status Resize(State& self, uint64_t size) {
     if (self.lie == Lie::kResizeIgnored) return absl::OkStatus();
     const uint64_t before = Size(self);
@@ -373,6 +389,15 @@ TEST_F(ContractBelowDeathTest, View) {
                "view 0\\+512.*exactly the bytes asked for.*device");
   EXPECT_DEATH((void)OverLiar::View(Tell(Lie::kLongView), {0, 512}, gather_), "exactly the bytes asked for");
   EXPECT_TRUE(OverLiar::View(Tell(Lie::kOverflow), {0, 512}, gather_).ok());
+}
+
+TEST_F(ContractBelowDeathTest, Place) {
+  Scatter scatter;
+  EXPECT_DEATH((void)OverLiar::Place(Tell(Lie::kShortPlace), {0, 512}, scatter),
+               "write 0\\+512.*exactly the bytes asked for.*device");
+  EXPECT_DEATH((void)OverLiar::Place(Tell(Lie::kNone), {0, 8704}, scatter), "within Size");
+  EXPECT_DEATH((void)OverLiar::Placed(Tell(Lie::kNone), {0, 100}), "multiples of kBlockSize");
+  EXPECT_TRUE(OverLiar::Place(Tell(Lie::kOverflow), {0, 512}, scatter).ok());
 }
 
 TEST_F(ContractBelowDeathTest, Zeroes) {

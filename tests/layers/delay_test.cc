@@ -31,7 +31,7 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::steady_clock;
 
-static_assert(kCapabilities<Delay<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<Delay<Full>> == kEverythingObserved);
 static_assert(kCapabilities<Delay<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Delay<Bare>> == kNothing);
 static_assert(Delay<Full512>::kBlockSize == 512);

@@ -51,7 +51,10 @@ inline constexpr Capabilities kOfAFile = {.write = true,
                                           .extents = true,
                                           .prefetch = true,
                                           .backing = true,
-                                          .resize = true};
+                                          .resize = true,
+                                          .try_read = true,
+                                          .try_write = true};
+static_assert(Waits<FileBacked>());
 static_assert(kCapabilities<FileBacked> == kOfAFile);
 static_assert(kCapabilities<DirectFileBacked> == kOfAFile);
 static_assert(CanSayWritable<FileBacked> && CanSayWritable<DirectFileBacked>);
@@ -409,6 +412,33 @@ TYPED_TEST(FileOperationsTest, ExtentsShowTheHoles) {
   int calls = 0;
   ASSERT_TRUE(D::Extents(*file.state, {0, kSize}, [&](const Extent&) { return ++calls < 2; }).ok());
   EXPECT_EQ(calls, 2);
+}
+
+TYPED_TEST(FileOperationsTest, WhatThePageCacheHoldsNeedsNoWaiting) {
+  using D = typename TypeParam::Device;
+  TypeParam file(Pattern(kSize));
+  OPEN_OR_SKIP(file);
+  alignas(4096) static std::array<std::byte, 8192> out, in;
+  std::fill(in.begin(), in.end(), std::byte{9});
+  EXPECT_EQ(D::TryWrite(*file.state, 4096, in), !TypeParam::kDirect) << "what is written directly goes to the medium";
+  EXPECT_FALSE(D::TryRead(*file.state, kSize - 4096, out)) << "past the end, as after somebody cut it off";
+  ASSERT_TRUE(D::Read(*file.state, 4096, out).ok());
+  const std::byte written = TypeParam::kDirect ? Pattern(kSize)[4096] : std::byte{9};
+  EXPECT_EQ(out[0], written);
+  if (TypeParam::kDirect) {
+    EXPECT_FALSE(D::TryRead(*file.state, 4096, out));
+    return;
+  }
+  // Whether a file system tells is up to it; what it hands over is right.
+  out = {};
+  if (!D::TryRead(*file.state, 4096, out)) GTEST_SKIP() << "this file system does not tell what is in the page cache";
+  EXPECT_EQ(out, in);
+  ASSERT_TRUE(D::Flush(*file.state).ok());
+  ASSERT_EQ(posix_fadvise(file.state->fd.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  if (D::TryRead(*file.state, 4096, out)) GTEST_SKIP() << "this file system kept it in the page cache";
+  ASSERT_TRUE(D::Read(*file.state, 4096, out).ok());
+  EXPECT_EQ(out, in);
+  EXPECT_TRUE(D::TryRead(*file.state, 4096, out));
 }
 
 TYPED_TEST(FileOperationsTest, AFileTruncatedBeneathIsAnErrorThatNamesTheOffset) {

@@ -29,7 +29,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::MatchesRegex;
 
-static_assert(kCapabilities<Log<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<Log<Full>> == kEverythingTold);
 static_assert(kCapabilities<Log<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Log<Bare>> == kNothing);
 static_assert(Log<Full512>::kBlockSize == 512);

@@ -14,7 +14,13 @@ namespace buse::testing {
 namespace {
 
 static_assert(kCapabilities<Memory> ==
-              Capabilities{.write = true, .write_through = true, .trim = true, .extents = true, .view = true, .resize = true});
+              Capabilities{.write = true,
+                           .write_through = true,
+                           .trim = true,
+                           .extents = true,
+                           .view = true,
+                           .resize = true,
+                           .place = true});
 static_assert(Memory::kBlockSize == 1);
 static_assert(Memory::kConcurrency == Concurrency::kParallel);
 

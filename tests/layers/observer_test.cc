@@ -5,6 +5,7 @@
 #include "layers/observer.h"
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -79,8 +80,42 @@ struct NotingHook {
   }
 };
 
+// Is told of what is done.
+struct ToldHook {
+  struct Told {
+    Operation operation;
+    Range range;
+    size_t in;
+    absl::StatusCode code;
+    friend bool operator==(const Told&, const Told&) = default;
+  };
+  template <class BelowConfig>
+  struct Config {
+    std::vector<Told>* told = nullptr;
+    BelowConfig below;
+  };
+  struct State {
+    std::vector<Told>* told = nullptr;
+  };
+  template <class Config>
+  static constexpr Description<Config> Describe() {
+    return {"told", "writes down what is done", Family::kObserver};
+  }
+  template <class Config>
+  static absl::Status Open(const Config& config, State& hook) {
+    hook.told = config.told;
+    return absl::OkStatus();
+  }
+  static void Done(State& hook, const Request& request, const absl::Status& status, std::chrono::nanoseconds elapsed) {
+    EXPECT_GE(elapsed.count(), 0);
+    hook.told->push_back({request.operation, request.range, request.in.size(), status.code()});
+  }
+};
+
 template <Device B>
 using Empty = Observer<EmptyHook, B>;
+template <Device B>
+using Tells = Observer<ToldHook, B>;
 template <Device B>
 using Noting = Observer<NotingHook, B>;
 
@@ -89,11 +124,13 @@ using Noting = Observer<NotingHook, B>;
 
 template struct buse::Observer<buse::testing::EmptyHook, buse::testing::Full>;
 template struct buse::Observer<buse::testing::NotingHook, buse::testing::Full>;
+template struct buse::Observer<buse::testing::ToldHook, buse::testing::Full>;
 
 namespace buse::testing {
 namespace {
 
-static_assert(kCapabilities<Empty<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<Empty<Full>> == kEverythingObserved);
+static_assert(kCapabilities<Tells<Full>> == kEverythingTold);
 static_assert(kCapabilities<Empty<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Empty<Bare>> == kNothing);
 static_assert(Empty<Full512>::kBlockSize == 512);
@@ -153,6 +190,29 @@ TEST(ObserverTest, AHookMayKeepARequestFromTheDevice) {
   EXPECT_EQ(Stack::Write(state, 512, bytes).code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(script.calls.empty());
   EXPECT_TRUE(Stack::Write(state, 513, bytes).ok());
+}
+
+TEST(ObserverTest, AHookThatIsToldIsToldOnceOfWhatWasDoneAndNotOfWhatWasOnlyTried) {
+  using Stack = Tells<Full>;
+  Script script;
+  std::vector<ToldHook::Told> told;
+  Stack::State state;
+  ASSERT_TRUE(Stack::Open({.told = &told, .below = {.size = 4096, .script = &script}}, state).ok());
+  std::array<std::byte, 16> bytes{};
+  EXPECT_TRUE(Stack::TryRead(state, 1, bytes));
+  EXPECT_TRUE(Stack::TryWrite(state, 2, bytes));
+  const std::vector<ToldHook::Told> done = {{Operation::kRead, {1, 16}, 0, absl::StatusCode::kOk},
+                                            {Operation::kWrite, {2, 16}, 16, absl::StatusCode::kOk}};
+  EXPECT_EQ(told, done);
+  for (const bool write : {false, true}) {
+    script.fail_at = static_cast<int>(script.calls.size());
+    EXPECT_FALSE(write ? Stack::TryWrite(state, 2, bytes) : Stack::TryRead(state, 1, bytes));
+    EXPECT_EQ(told, done) << "it will come again";
+  }
+  script.fail_at = static_cast<int>(script.calls.size());
+  EXPECT_FALSE(Stack::Read(state, 1, bytes).ok());
+  ASSERT_EQ(told.size(), 3u);
+  EXPECT_NE(told[2].code, absl::StatusCode::kOk);
 }
 
 TEST(ObserverTest, OpenFailsWithTheHook) {

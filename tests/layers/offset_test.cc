@@ -12,6 +12,7 @@
 #include "buse/gather.h"
 #include "buse/operations.h"
 #include "gtest/gtest.h"
+#include "tests/every_operation.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
 
@@ -20,7 +21,7 @@ template struct buse::Offset<buse::testing::Full>;
 namespace buse::testing {
 namespace {
 
-constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false};
+constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true, true, true};
 static_assert(kCapabilities<Offset<Full>> == kEverythingButResize);
 static_assert(kCapabilities<Offset<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Offset<Bare>> == kNothing);
@@ -54,6 +55,11 @@ TEST(OffsetTest, EveryOperationArrivesTranslated) {
                                              {"Extents", {1008, 9}},
                                              {"Prefetch", {1010, 11}},
                                              {"View", {1012, 13}}}));
+  script.calls.clear();
+  CallServerOperations<Stack>(state);
+  EXPECT_EQ(
+      script.calls,
+      (std::vector<Call>{{"TryRead", {1016, 16}}, {"TryWrite", {1017, 16}}, {"Place", {1014, 15}}, {"Placed", {1014, 15}}}));
   const std::optional<FileRange> backing = Stack::Backing(state, {14, 15});
   ASSERT_TRUE(backing.has_value());
   EXPECT_EQ(backing->fd, Full::kBackingFd);

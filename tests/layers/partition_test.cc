@@ -26,6 +26,7 @@
 #include "gtest/gtest.h"
 #include "layers/file_backed.h"
 #include "layers/partition_table.h"
+#include "tests/every_operation.h"
 #include "tests/fail_nth.h"
 #include "tests/leaves.h"
 #include "tests/process.h"
@@ -35,7 +36,7 @@ template struct buse::Partition<buse::testing::Full>;
 namespace buse::testing {
 namespace {
 
-constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false};
+constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true, true, true};
 static_assert(kCapabilities<Partition<Full>> == kEverythingButResize);
 static_assert(kCapabilities<Partition<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Partition<Bare>> == kNothing);
@@ -737,6 +738,11 @@ TEST(PartitionTest, EveryOperationArrivesTranslated) {
                                              {"Extents", {2056, 9}},
                                              {"Prefetch", {2058, 11}},
                                              {"View", {2060, 13}}}));
+  script.calls.clear();
+  CallServerOperations<Stack>(state);
+  EXPECT_EQ(
+      script.calls,
+      (std::vector<Call>{{"TryRead", {2064, 16}}, {"TryWrite", {2065, 16}}, {"Place", {2062, 15}}, {"Placed", {2062, 15}}}));
   const std::optional<FileRange> backing = Stack::Backing(state, {14, 15});
   ASSERT_TRUE(backing.has_value());
   EXPECT_EQ(backing->offset, 2062u);

@@ -29,6 +29,9 @@ TEST(PassthroughTest, EveryOperationArrivesBelowUnchanged) {
   ASSERT_TRUE(Stack::Open({.below = {.size = 4096, .script = &script}}, state).ok());
   CallEveryOperation<Stack>(state);
   EXPECT_EQ(script.calls, kEveryCall);
+  script.calls.clear();
+  CallServerOperations<Stack>(state);
+  EXPECT_EQ(script.calls, kServerCalls);
 }
 
 }  // namespace

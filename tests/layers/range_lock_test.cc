@@ -48,7 +48,7 @@ constexpr Capabilities kWithoutView = {true, true, true, true, true, true, false
 static_assert(kCapabilities<RangeLock<Disjoint>> == kWithoutView, "what is lent is used without the lock");
 static_assert(kCapabilities<RangeLock<DisjointWriter>> == Capabilities{.write = true});
 static_assert(kCapabilities<RangeLock<DisjointBare>> == kNothing);
-static_assert(kCapabilities<RangeLock<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<RangeLock<Full>> == kEverythingObserved);
 static_assert(kCapabilities<RangeLock<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<RangeLock<Bare>> == kNothing);
 static_assert(RangeLock<Disjoint>::kBlockSize == 16);

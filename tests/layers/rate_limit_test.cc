@@ -31,7 +31,7 @@ using std::chrono::duration;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-static_assert(kCapabilities<RateLimit<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<RateLimit<Full>> == kEverythingObserved);
 static_assert(kCapabilities<RateLimit<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<RateLimit<Bare>> == kNothing);
 static_assert(RateLimit<Full512>::kBlockSize == 512);

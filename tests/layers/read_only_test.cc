@@ -18,7 +18,8 @@ template struct buse::ReadOnly<buse::testing::Full>;
 namespace buse::testing {
 namespace {
 
-static_assert(kCapabilities<ReadOnly<Full>> == Capabilities{.extents = true, .prefetch = true, .view = true, .backing = true});
+static_assert(kCapabilities<ReadOnly<Full>> ==
+              Capabilities{.extents = true, .prefetch = true, .view = true, .backing = true, .try_read = true});
 static_assert(kCapabilities<ReadOnly<Writer>> == kNothing);
 static_assert(kCapabilities<ReadOnly<Bare>> == kNothing);
 static_assert(!CanFlush<ReadOnly<Full>>);

@@ -42,7 +42,7 @@ template struct buse::Recording<buse::testing::BasicFull<4096, buse::Concurrency
 namespace buse::testing {
 namespace {
 
-static_assert(kCapabilities<Recording<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<Recording<Full>> == kEverythingObserved);
 static_assert(kCapabilities<Recording<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Recording<Bare>> == kNothing);
 static_assert(Recording<Full>::kBlockSize == 512);

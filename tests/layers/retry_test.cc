@@ -34,7 +34,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-static_assert(kCapabilities<Retry<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<Retry<Full>> == kEverythingObserved);
 static_assert(kCapabilities<Retry<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Retry<Bare>> == kNothing);
 static_assert(Retry<Full512>::kBlockSize == 512);

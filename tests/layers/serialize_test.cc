@@ -34,7 +34,7 @@ using Disjoint = BasicFull<1, Concurrency::kDisjoint>;
 
 constexpr Capabilities kWithoutView = {true, true, true, true, true, true, false, false, true};
 
-static_assert(kCapabilities<Serialize<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<Serialize<Full>> == kEverythingObserved);
 static_assert(kCapabilities<Serialize<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Serialize<Bare>> == kNothing);
 static_assert(kCapabilities<Serialize<Serial>> == kWithoutView, "what is lent is used without the lock");

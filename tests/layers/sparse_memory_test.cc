@@ -210,6 +210,47 @@ TEST(SparseMemoryTest, WithoutRoomInTheAddressSpaceEverythingStillWorks) {
   EXPECT_TRUE(gather.overflowed()) << "its owner shall read into a buffer";
 }
 
+TEST(SparseMemoryTest, APlaceIsLentWhereAllOfItIsPresent) {
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(3 * kGiB).ok());
+  ASSERT_TRUE(memory.Write(kGiB - 2 * kPage, Fill(4 * kPage, 1)).ok());
+  Scatter scatter;
+  memory.Place({kGiB - kPage - 5, kPage + 10}, scatter);
+  ASSERT_FALSE(scatter.overflowed());
+  EXPECT_EQ(scatter.pieces().size(), 2u) << "one for each window";
+  scatter.Fill(Fill(kPage + 10, 2));
+  memory.Placed({kGiB - kPage - 5, kPage + 10});
+  std::vector<std::byte> expected = Fill(4 * kPage, 1);
+  std::fill_n(expected.begin() + kPage - 5, kPage + 10, std::byte{2});
+  EXPECT_EQ(Get(memory, kGiB - 2 * kPage, 4 * kPage), expected);
+  for (const Range absent : {Range{0, 1}, Range{kGiB - 3 * kPage, 2 * kPage}, Range{kGiB + 2 * kPage - 1, 2}}) {
+    Scatter none;
+    memory.Place(absent, none);
+    EXPECT_TRUE(none.overflowed()) << absent.offset;
+  }
+  EXPECT_EQ(memory.allocated_bytes(), 4 * kPage);
+}
+
+// A client that went away half-way, and a Trim before its last bytes came: they must not lie where nothing is said to be.
+TEST(SparseMemoryTest, WhatWasPutInPlaceAfterATrimIsKnown) {
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(8 * kPage).ok());
+  ASSERT_TRUE(memory.Write(0, Fill(4 * kPage, 1)).ok());
+  Scatter scatter;
+  memory.Place({0, 4 * kPage}, scatter);
+  scatter.Fill(Fill(kPage, 2));
+  ASSERT_TRUE(memory.Trim({0, 4 * kPage}).ok());
+  scatter.Fill(Fill(kPage, 3));
+  memory.Placed({0, 4 * kPage});
+  const std::vector<std::byte> now = Get(memory, 0, 4 * kPage);
+  // A partial write brings nothing to light that was not there before.
+  ASSERT_TRUE(memory.Write(kPage + 1, Fill(1, 9)).ok());
+  std::vector<std::byte> expected = now;
+  expected[kPage + 1] = std::byte{9};
+  EXPECT_EQ(Get(memory, 0, 4 * kPage), expected);
+  EXPECT_EQ(now[kPage], std::byte{3});
+}
+
 TEST(SparseMemoryTest, AWriteThatFindsNoSpaceIsAnErrorAndTouchesNothingElse) {
   SparseMemory memory;
   ASSERT_TRUE(memory.Open(8 * kPage).ok());

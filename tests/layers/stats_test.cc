@@ -36,7 +36,7 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::nanoseconds;
 
-static_assert(kCapabilities<Stats<Full>> == kEverythingButBacking);
+static_assert(kCapabilities<Stats<Full>> == kEverythingTold);
 static_assert(kCapabilities<Stats<Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Stats<Bare>> == kNothing);
 static_assert(Stats<Full512>::kBlockSize == 512);

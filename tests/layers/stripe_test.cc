@@ -32,7 +32,7 @@ template struct buse::Stripe<3, buse::testing::Full, 16>;
 namespace buse::testing {
 namespace {
 
-constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false};
+constexpr Capabilities kEverythingButResize = {true, true, true, true, true, true, true, true, false, true, true, true};
 static_assert(kCapabilities<Stripe<2, Full>> == kEverythingButResize);
 static_assert(kCapabilities<Stripe<2, Writer>> == Capabilities{.write = true});
 static_assert(kCapabilities<Stripe<2, Bare>> == kNothing);
@@ -128,9 +128,32 @@ TEST(StripeTest, AReadOrWriteIsOneCallPerChunk) {
   EXPECT_EQ(three.Calls(), chunks("Write"));
   ASSERT_TRUE(Stack::WriteThrough(three.state, 36, bytes).ok());
   EXPECT_EQ(three.Calls(), chunks("WriteThrough"));
+  ASSERT_TRUE(Stack::TryRead(three.state, 36, bytes));
+  EXPECT_EQ(three.Calls(), chunks("TryRead"));
+  ASSERT_TRUE(Stack::TryWrite(three.state, 36, bytes));
+  EXPECT_EQ(three.Calls(), chunks("TryWrite"));
   Gather gather;
   ASSERT_TRUE(Stack::View(three.state, {36, 60}, gather).ok());
   EXPECT_EQ(three.Calls(), chunks("View"));
+  three.scripts[0].fail_at = 0;
+  EXPECT_FALSE(Stack::TryRead(three.state, 36, bytes)) << "one that cannot is enough";
+}
+
+TEST(StripeTest, AWriteInPlaceReachesEveryByteAndEveryLeg) {
+  Three three;
+  const std::vector<std::byte> bytes = Pattern(60);
+  Scatter scatter;
+  ASSERT_TRUE(Stack::Place(three.state, {36, 60}, scatter).ok());
+  EXPECT_EQ(scatter.bytes(), 60u);
+  scatter.Fill(bytes);
+  three.Calls();
+  three.scripts[0].fail_at = 0;
+  EXPECT_FALSE(Stack::Placed(three.state, {36, 60}).ok());
+  EXPECT_EQ(three.Calls(), (Calls{{{"Placed", {16, 16}}}, {{"Placed", {16, 16}}}, {{"Placed", {4, 28}}}}));
+  three.scripts[0].fail_at = -1;
+  std::vector<std::byte> out(60);
+  ASSERT_TRUE(Stack::Read(three.state, 36, out).ok());
+  EXPECT_EQ(out, bytes);
 }
 
 TEST(StripeTest, DiscardsReachEachLegTheyConcernWithOneCall) {

@@ -117,7 +117,10 @@ template <Device B>
 struct Sectors : Passthrough<B> {
   static constexpr uint64_t kTail = TestConfig<B>::kSize % 512;
   static absl::Status Resize(typename Passthrough<B>::State& self, uint64_t size) requires CanResize<B> {
-    return B::Resize(self.below, size + kTail);
+    if (absl::Status status = B::Resize(self.below, size + kTail); !status.ok()) return status;
+    // It may show again, and was part of a block before.
+    if constexpr (kTail > 0) return buse::Zero<B>(self.below, {size, kTail});
+    return absl::OkStatus();
   }
   static uint64_t Size(const typename Passthrough<B>::State& self) { return B::Size(self.below) / 512 * 512; }
 };

@@ -91,7 +91,10 @@ class Model {
 
 std::string Model::Step() {
   const Range range = PickRange();
-  const auto write = [&](Range at, ConstBytes in) { return subject_.Write(at.offset, in); };
+  const auto write = [&](Range at, ConstBytes in) {
+    return choices_.Below(2) == 0 ? subject_.TryOrWrite(at.offset, in) : subject_.Write(at.offset, in);
+  };
+  const auto write_in_place = [&](Range at, ConstBytes in) { return subject_.WriteInPlace(at.offset, in); };
   const auto write_through = [&](Range at, ConstBytes in) { return subject_.WriteThrough(at.offset, in); };
   const auto write_zeroes = [&](Range at, ConstBytes) { return subject_.WriteZeroes(at); };
   const auto zero = [&](Range at, ConstBytes) { return subject_.Zero(at); };
@@ -117,6 +120,8 @@ std::string Model::Step() {
     case 10:
     case 11:
       return Change("trim", range, {}, zero);
+    case 12:
+      return Change("write-in-place", range, {.random = true}, write_in_place);
     default:
       return Change("write", range, {.random = true}, write);
   }
@@ -175,7 +180,8 @@ std::string Model::Read(Range range) {
   // Every byte is wrong until it is read. A heap block of its own, so that a sanitizer sees what goes past it.
   std::vector<std::byte> out(range.length);
   std::transform(bytes_.begin() + range.offset, bytes_.begin() + range.end(), out.begin(), [](std::byte b) { return ~b; });
-  const absl::Status status = subject_.Read(OnDevice(range).offset, out);
+  const uint64_t offset = OnDevice(range).offset;
+  const absl::Status status = choices_.Below(2) == 0 ? subject_.TryOrRead(offset, out) : subject_.Read(offset, out);
   return status.ok() ? Differs(name, range.offset, out.data(), out.size()) : Explain(name, status);
 }
 

@@ -221,6 +221,8 @@ TEST(ModelTest, AReadOnlyDevicePasses) {
     static absl::Status Flush() = delete;
     static absl::Status WriteThrough() = delete;
     static absl::Status Trim() = delete;
+    static absl::Status Place() = delete;
+    static absl::Status Placed() = delete;
   };
   static_assert(!CanWrite<ReadOnlyMemory>);
   EXPECT_EQ(RunSeed<ReadOnlyMemory>(1, kOperations), "");

@@ -10,9 +10,11 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "buse/device.h"
 #include "buse/gather.h"
 #include "buse/operations.h"
+#include "buse/scatter.h"
 #include "tests/model/test_config.h"
 
 namespace buse::testing {
@@ -33,6 +35,9 @@ class Subject {
   virtual uint64_t Size() = 0;
   virtual absl::Status Read(uint64_t offset, Bytes out) = 0;
   virtual absl::Status Write(uint64_t offset, ConstBytes in) = 0;
+  // As a server does it: by TryRead and TryWrite where they do, else by Read and Write.
+  virtual absl::Status TryOrRead(uint64_t offset, Bytes out) = 0;
+  virtual absl::Status TryOrWrite(uint64_t offset, ConstBytes in) = 0;
   virtual absl::Status Flush() = 0;
   virtual absl::Status WriteThrough(uint64_t offset, ConstBytes in) = 0;
   virtual absl::Status Zero(Range range) = 0;
@@ -41,6 +46,8 @@ class Subject {
   virtual absl::Status Residency(Range range, EmitResident emit) = 0;
   virtual absl::Status Prefetch(Range range) = 0;
   virtual absl::Status View(Range range, Gather& gather) = 0;
+  // Writes in place, or by Write where the device cannot do so now.
+  virtual absl::Status WriteInPlace(uint64_t offset, ConstBytes in) = 0;
   virtual absl::Status Resize(uint64_t size) = 0;
 
  protected:
@@ -72,6 +79,12 @@ class SubjectOf final : public Subject {
     if constexpr (CanWrite<Stack>) return Stack::Write(*self_, offset, in);
     return Absent();
   }
+  absl::Status TryOrRead(uint64_t offset, Bytes out) override {
+    return buse::TryRead<Stack>(*self_, offset, out) ? absl::OkStatus() : Read(offset, out);
+  }
+  absl::Status TryOrWrite(uint64_t offset, ConstBytes in) override {
+    return buse::TryWrite<Stack>(*self_, offset, in) ? absl::OkStatus() : Write(offset, in);
+  }
   absl::Status Flush() override {
     if constexpr (CanFlush<Stack>) return Stack::Flush(*self_);
     return Absent();
@@ -97,6 +110,19 @@ class SubjectOf final : public Subject {
   absl::Status View(Range range, Gather& gather) override {
     if constexpr (CanView<Stack>) return Stack::View(*self_, range, gather);
     return Absent();
+  }
+  absl::Status WriteInPlace(uint64_t offset, ConstBytes in) override {
+    if constexpr (CanPlace<Stack>) {
+      const Range range = {offset, in.size()};
+      Scatter scatter;
+      if (absl::Status status = Stack::Place(*self_, range, scatter); !status.ok()) return status;
+      if (!scatter.overflowed()) {
+        if (scatter.bytes() != in.size()) return absl::InternalError(absl::StrCat("Place lent ", scatter.bytes(), " bytes"));
+        scatter.Fill(in);
+        return Stack::Placed(*self_, range);
+      }
+    }
+    return Write(offset, in);
   }
   absl::Status Resize(uint64_t size) override {
     if constexpr (CanResize<Stack>) return Stack::Resize(*self_, size);
