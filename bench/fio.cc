@@ -33,8 +33,8 @@ absl::StatusOr<Sample> RunFio(const std::string& path, const Work& work, const S
   const std::string log = settings.folder + "/fio.log";
   absl::StatusOr<Child> child = Child::Start(
       {"fio", "--name=work", "--thread", "--filename=" + path, "--ioengine=io_uring", "--direct=1", "--group_reporting",
-       absl::StrCat("--rw=", work.random ? "rand" : "", pattern), absl::StrCat("--bs=", work.block),
-       absl::StrCat("--iodepth=", work.depth), absl::StrCat("--numjobs=", work.connections),
+       absl::StrCat("--size=", settings.size), absl::StrCat("--rw=", work.random ? "rand" : "", pattern),
+       absl::StrCat("--bs=", work.block), absl::StrCat("--iodepth=", work.depth), absl::StrCat("--numjobs=", work.connections),
        absl::StrCat("--fdatasync=", work.flush_every), "--time_based", "--runtime=" + milliseconds(settings.duration),
        "--ramp_time=" + milliseconds(settings.warmup), "--output-format=terse", "--terse-version=3"},
       settings.client_cpus, log);

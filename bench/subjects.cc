@@ -163,7 +163,7 @@ std::vector<Subject> KernelSubjects() {
       ByNbdClient(Nbdkit("nbdkit", "nbdkit memory as it is started by default, by nbd-client", {}), {}),
       ByNbdClient(Nbdkit("nbdkit-c4", "the same with four connections", {}), {"-connections", "4"}),
       QemuNbd("qemu-nbd", "qemu-nbd over a file in memory, which attaches itself", Medium::kTmpfs,
-              {"--connect={device}", "--format=raw", "{file}"})};
+              {"--verbose", "--connect={device}", "--format=raw", "{file}"})};
   for (Subject& subject : subjects) subject.kernel_disk = true;
   return subjects;
 }
