@@ -5,8 +5,9 @@
 # measures here is worth nothing.
 set -eu
 
+export BUILD_WORKING_DIRECTORY=$TEST_TMPDIR  # which the guest may write to
 output=$(bench/kernel_in_guest.sh --quick --rows kernel/4k-randread-d4,kernel/64k-seqwrite-d2 \
-  --subjects buse,buse-c4,classic,nbdkit-t1,nbdkit-c4,qemu-nbd --json "$TEST_TMPDIR/kernel.json" 2>&1) || {
+  --subjects buse,buse-c4,classic,nbdkit-t1,nbdkit-c4,qemu-nbd --json kernel.json 2>&1) || {
   echo "$output"
   exit 1
 }
