@@ -150,6 +150,7 @@ Subject ByNbdClient(Subject subject, const std::vector<std::string>& options) {
 std::vector<Subject> KernelSubjects() {
   std::vector<Subject> subjects = {
       KernelStack("buse", "Server<Memory>, with the connections it chooses itself", {}),
+      KernelStack("buse-spin", "the same, looking for requests for 100 us before it sleeps", {"--spin=100"}),
       KernelStack("buse-c1", "Server<Memory>, one connection", {"--connections=1"}),
       KernelStack("buse-c4", "Server<Memory>, four connections", {"--connections=4"}),
       {"classic",
