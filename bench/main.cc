@@ -462,6 +462,7 @@ int Run(const Options& options, int argc, char** argv) {
     std::fprintf(stderr, "bench: wrote %s; bazel run -c opt //bench:report -- %s report.html makes plots of it\n",
                  options.json.c_str(), options.json.c_str());
   }
+  if (report.rows.empty()) return fail(absl::FailedPreconditionError("nothing was measured"));
   // Our own must be there; peers need not.
   for (const auto& [name, reason] : report.missing) {
     if (absl::StrContains(name, "/buse") || absl::StartsWith(name, "stacks/"))
