@@ -117,6 +117,20 @@ double Child::CpuSeconds() const {
   return seconds;
 }
 
+uint64_t Child::Sleeps() const {
+  uint64_t sleeps = 0;
+  std::error_code ignored;
+  for (const auto& task : std::filesystem::directory_iterator(absl::StrCat("/proc/", pid_, "/task"), ignored)) {
+    std::ifstream status(task.path() / "status");
+    for (std::string line; std::getline(status, line);) {
+      absl::string_view rest = line;
+      uint64_t count = 0;
+      if (absl::ConsumePrefix(&rest, "voluntary_ctxt_switches:") && absl::SimpleAtoi(rest, &count)) sleeps += count;
+    }
+  }
+  return sleeps;
+}
+
 uint64_t Child::Memory() const {
   std::ifstream status(absl::StrCat("/proc/", pid_, "/status"));
   uint64_t own = 0;

@@ -39,6 +39,8 @@ class Child {
 
   // What it and its own children, with all their threads, have used so far, those children which ended left out.
   double CpuSeconds() const;
+  // How often its threads that live have gone to sleep so far.
+  uint64_t Sleeps() const;
   // Physical memory that it holds, in bytes: its own, that of libraries, and all of its memory files (memfd).
   uint64_t Memory() const;
   // The last line that it printed.

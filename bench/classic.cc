@@ -5,8 +5,12 @@
 // the next request. Here it negotiates as clients of today expect, so that the benchmark can measure it beside the others.
 //
 //   classic SIZE SOCKET
+//   classic SIZE /dev/nbdN    through the kernel, attached by ioctl as BUSE did it
 
 #include <endian.h>
+#include <fcntl.h>
+#include <linux/nbd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -79,7 +83,6 @@ bool Negotiate(int fd) {
 }
 
 void Serve(int fd) {
-  if (!Negotiate(fd)) return;
   Request request;
   while (ReadAll(fd, &request, sizeof(request))) {
     Reply reply;
@@ -112,6 +115,20 @@ void Serve(int fd) {
   }
 }
 
+int ServeKernel(const char* device) {
+  int pair[2];
+  const int nbd = open(device, O_RDWR | O_CLOEXEC);
+  if (nbd < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return 1;
+  if (ioctl(nbd, NBD_SET_SOCK, pair[1]) != 0 || ioctl(nbd, NBD_SET_BLKSIZE, 4096UL) != 0 ||
+      ioctl(nbd, NBD_SET_SIZE_BLOCKS, size / 4096) != 0 ||
+      ioctl(nbd, NBD_SET_FLAGS, NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH) != 0) {
+    return 1;
+  }
+  std::thread([nbd] { ioctl(nbd, NBD_DO_IT); }).detach();
+  Serve(pair[0]);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -119,12 +136,18 @@ int main(int argc, char** argv) {
   size = std::strtoull(argv[1], nullptr, 10);
   disk = static_cast<char*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (disk == MAP_FAILED) return 1;
+  if (std::strncmp(argv[2], "/dev/", 5) == 0) return ServeKernel(argv[2]);
   const int listener = socket(AF_UNIX, SOCK_STREAM, 0);
   sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = {}};
   std::strncpy(address.sun_path, argv[2], sizeof(address.sun_path) - 1);
   if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 || listen(listener, 64) != 0) return 1;
   for (;;) {
     const int fd = accept(listener, nullptr, nullptr);
-    if (fd >= 0) std::thread([fd] { Serve(fd), close(fd); }).detach();
+    if (fd >= 0) {
+      std::thread([fd] {
+        if (Negotiate(fd)) Serve(fd);
+        close(fd);
+      }).detach();
+    }
   }
 }

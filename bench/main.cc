@@ -31,6 +31,7 @@
 #include "bench/child.h"
 #include "bench/contestant.h"
 #include "bench/in_process.h"
+#include "bench/kernel_disk.h"
 #include "bench/machine.h"
 #include "bench/results.h"
 #include "bench/subjects.h"
@@ -269,6 +270,7 @@ class GroupRun {
  private:
   absl::StatusOr<std::unique_ptr<Contestant>> Start(const Subject& subject) {
     if (subject.medium == Medium::kInProcess) return OpenStack(subject, report_.settings);
+    if (subject.kernel_disk) return AttachKernelDisk(subject, report_.settings);
     if (subject.kind == Kind::kReference) return PrepareFio(report_.settings);
     return StartServer(subject, report_.settings);
   }
@@ -330,6 +332,17 @@ void Measure(const Options& options, Report& report) {
   for (Row& row : report.rows) {
     std::sort(row.results.begin(), row.results.end(), [](const Result& a, const Result& b) { return a.subject < b.subject; });
   }
+}
+
+// Leaves out what this machine has no devices for, and says why.
+void LeaveOutKernelDisks(Report& report) {
+  const absl::Status status = CheckKernelDisks();
+  if (status.ok()) return;
+  const auto needs_them = [](const Row& row) { return row.group->subjects.front().kernel_disk; };
+  for (const Row& row : report.rows) {
+    if (needs_them(row)) report.missing.push_back({row.name, std::string(status.message())});
+  }
+  report.rows.erase(std::remove_if(report.rows.begin(), report.rows.end(), needs_them), report.rows.end());
 }
 
 std::chrono::nanoseconds Nanoseconds(double seconds) { return std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9)); }
@@ -401,6 +414,7 @@ void AddOptions(CLI::App& app, Options& options) {
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
   app.add_option("--size", options.size, "of each device. Each server of a memory disk takes as much memory")
+      ->take_last()
       ->capture_default_str();
   app.add_option("--folder", options.folder, "where files are made, and removed. Absent: $TMPDIR or /tmp");
   app.add_option(
@@ -436,6 +450,7 @@ int Run(const Options& options, int argc, char** argv) {
   if (!Optimized())
     std::fprintf(stderr, "bench: this build is not optimized, its figures mean nothing: use bazel run -c opt\n");
 
+  LeaveOutKernelDisks(report);
   Measure(options, report);
   if (interrupted != 0) {
     std::fprintf(stderr, "bench: interrupted, nothing was kept\n");
@@ -447,6 +462,7 @@ int Run(const Options& options, int argc, char** argv) {
     std::fprintf(stderr, "bench: wrote %s; bazel run -c opt //bench:report -- %s report.html makes plots of it\n",
                  options.json.c_str(), options.json.c_str());
   }
+  if (report.rows.empty()) return fail(absl::FailedPreconditionError("nothing was measured"));
   // Our own must be there; peers need not.
   for (const auto& [name, reason] : report.missing) {
     if (absl::StrContains(name, "/buse") || absl::StartsWith(name, "stacks/"))

@@ -135,6 +135,42 @@ std::vector<Subject> DirectSubjects() {
            {"fio", "--version"}}};
 }
 
+// Ours, attached as a user does it.
+Subject KernelStack(const std::string& name, const std::string& what, const std::vector<std::string>& options) {
+  Subject subject = {name, what, Kind::kOurs, Medium::kOwn, {"{bench}/stacks", "memory", "{size}", "{device}"}, {}};
+  subject.command.insert(subject.command.end(), options.begin(), options.end());
+  return subject;
+}
+
+// One that listens on a socket, and is attached by nbd-client.
+Subject ByNbdClient(Subject subject, const std::vector<std::string>& options) {
+  subject.attach = {"nbd-client", "-unix", "{socket}", "{device}"};
+  subject.attach.insert(subject.attach.end(), options.begin(), options.end());
+  return subject;
+}
+
+std::vector<Subject> KernelSubjects() {
+  std::vector<Subject> subjects = {
+      KernelStack("buse", "Server<Memory>, with the connections it chooses itself", {}),
+      KernelStack("buse-spin", "the same, looking for requests for 100 us before it sleeps", {"--spin=100"}),
+      KernelStack("buse-c1", "Server<Memory>, one connection", {"--connections=1"}),
+      KernelStack("buse-c4", "Server<Memory>, four connections", {"--connections=4"}),
+      {"classic",
+       "BUSE's way of 2013: one connection by ioctl, one request at a time, header and payload apart",
+       Kind::kPeer,
+       Medium::kOwn,
+       {"{bench}/classic", "{bytes}", "{device}"},
+       {}},
+      {"busexmp", "BUSE's own example", Kind::kPeer, Medium::kOwn, {"busexmp", "{bytes}", "{device}"}, {"busexmp", "--usage"}},
+      ByNbdClient(Nbdkit("nbdkit-t1", "nbdkit memory, one thread, by nbd-client", {"--threads=1"}), {}),
+      ByNbdClient(Nbdkit("nbdkit", "nbdkit memory as it is started by default, by nbd-client", {}), {}),
+      ByNbdClient(Nbdkit("nbdkit-c4", "the same with four connections", {}), {"-connections", "4"}),
+      QemuNbd("qemu-nbd", "qemu-nbd over a file in memory, which attaches itself", Medium::kTmpfs,
+              {"--verbose", "--connect={device}", "--format=raw", "{file}"})};
+  for (Subject& subject : subjects) subject.kernel_disk = true;
+  return subjects;
+}
+
 std::vector<std::string> Depths() {
   std::vector<std::string> rows;
   for (const char* work : {"4k-randread", "4k-randwrite"}) {
@@ -179,6 +215,7 @@ std::vector<Group> MakeGroups(std::vector<Subject> in_process) {
           {"layers", "0 to 32 layers that do nothing over a disk in memory", LayerSubjects()},
           {"file", "files in the page cache", FileSubjects()},
           {"direct", "files on their disk, past the page cache (O_DIRECT)", DirectSubjects()},
+          {"kernel", "disks in memory as devices of the kernel, /dev/nbdN; needs root and a kernel with nbd", KernelSubjects()},
           {"stacks", "stacks over files without a server, called by threads of the benchmark: -d1, and -cN for N threads",
            std::move(in_process)}};
 }
@@ -196,6 +233,10 @@ const std::vector<RowSet>& RowSets() {
                                 "what checksums, caches, mirrors and parity cost",
                                 {"stacks/256k-seqread-d1", "stacks/256k-seqwrite-d1", "stacks/4k-randread-d1",
                                  "stacks/4k-randread-d1-c4", "stacks/4k-randwrite-d1", "stacks/4k-randwrite-d1-f1"}},
+                               {"kernel",
+                                "kernel devices, where there are any",
+                                {"kernel/4k-randread-d1", "kernel/4k-randwrite-d1", "kernel/4k-randread-d32",
+                                 "kernel/4k-randwrite-d32", "kernel/256k-seqread-d8", "kernel/256k-seqwrite-d8"}},
                                {"matrix", "block size x pattern x depth x connections", Matrix()}};
   return sets;
 }

@@ -33,15 +33,18 @@ struct Subject {
   std::string what;  // a sentence without a full stop
   Kind kind;
   Medium medium;
-  // The command line. {size} {socket} {file} {folder} stand for what is only known when it starts, {bench} for the folder of
-  // the benchmark's own programs.
+  // The command line. {size} {socket} {file} {folder} {device} stand for what is only known when it starts, {bench} for the
+  // folder of the benchmark's own programs.
   std::vector<std::string> command;
   std::vector<std::string> version;  // a command whose first line tells it
   std::string export_name = {};
   std::vector<std::string> prepare = {};  // a command that makes a medium of {file}, where that takes one
   // Where it wants them: the text of {folder}/config, and the file in which it leaves its process id.
   std::string config = {};
-  bool daemon = false;  // goes to the background, leaving its process id in {folder}/pid
+  bool daemon = false;       // goes to the background, leaving its process id in {folder}/pid
+  bool kernel_disk = false;  // is measured through {device}
+  // For such: a command that attaches its socket to the device, and ends. Absent: it attaches itself.
+  std::vector<std::string> attach = {};
 };
 
 // Subjects that do the same thing, so that a row compares them.

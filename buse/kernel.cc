@@ -203,7 +203,7 @@ absl::StatusOr<std::unique_ptr<KernelAttachment>> KernelAttachment::Attach(const
     absl::Status status = by_ioctl ? self->AttachByIoctl(options) : self->AttachByNetlink(options);
     if (status.ok()) status = self->WaitUntilAttached();
     if (status.ok()) {
-      self->device_.RaiseRequestSize();
+      self->device_.TuneQueue();
       self->device_.TellUdev();
       return self;
     }

@@ -174,9 +174,10 @@ absl::Status KernelDevice::InUse() const {
                                                ", or take it over with --resume or --replace"));
 }
 
-void KernelDevice::RaiseRequestSize() const {
-  const uint64_t max = std::min(kMaxSectorsKb, Number("queue/max_hw_sectors_kb"));
-  std::ofstream(absl::StrCat("/sys/block/", name_, "/queue/max_sectors_kb")) << max;
+void KernelDevice::TuneQueue() const {
+  const std::string queue = absl::StrCat("/sys/block/", name_, "/queue/");
+  std::ofstream(queue + "max_sectors_kb") << std::min(kMaxSectorsKb, Number("queue/max_hw_sectors_kb"));
+  std::ofstream(queue + "scheduler") << "none";
 }
 
 void KernelDevice::TellUdev() const { std::ofstream(absl::StrCat("/sys/block/", name_, "/uevent")) << "change"; }

@@ -55,8 +55,10 @@ class KernelDevice {
   // kAlreadyExists, with the sentence for it.
   absl::Status InUse() const;
 
-  // The largest request, which the kernel's own default keeps small.
-  void RaiseRequestSize() const;
+  // Has requests come as large as may be, where the kernel's own default keeps them small, and straight from whoever makes them:
+  // a scheduler would pass each through one more thread, and whatever is below the server has one of its own. What the
+  // kernel does not let be changed stays.
+  void TuneQueue() const;
 
   // Has udev look at the device again. What the kernel says of a new attachment by itself comes before all of it can be read.
   void TellUdev() const;

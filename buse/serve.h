@@ -130,8 +130,9 @@ struct ServeOptions {
            .unit = Unit::kBytes},
           {.field = &ServeOptions::spin,
            .name = "spin",
-           .help = "microseconds for which the thread of an NBD client looks for its next request before it sleeps: 50 to 100 "
-                   "shorten the time of single requests, and cost a CPU while there are some",
+           .help = "microseconds for which the thread of an NBD client, or of a connection to a kernel device, looks for its next "
+                   "request before it sleeps: 50 to 100 shorten the time of single requests where CPUs are idle, and cost one "
+                   "while there are some",
            .max = 1000000},
           {.field = &ServeOptions::workers,
            .name = "workers",

@@ -40,6 +40,9 @@ constexpr seconds kReconnectWait(5);     // the same for one's own, on a machine
 constexpr milliseconds kPoll(10);
 constexpr seconds kControlWait(5);  // for a program to say what it wants
 constexpr seconds kPauseWait(10);   // for requests that are under way
+// What either side may have under way on a connection, with the system's bookkeeping: several large requests, or one side waits
+// for the other in the middle of each. The system's own default is 208 KiB.
+constexpr int kSocketBuffer = 1 << 20;
 // After this long, an administrator who waits for a device to be detached is told why.
 constexpr seconds kTellAfter(3);
 
@@ -48,6 +51,13 @@ struct Pairs {
   std::vector<UniqueFd> ours;
   std::vector<int> kernels;  // closed by who takes them
 };
+
+// As far as the system lets it.
+void EnlargeSendBuffer(int socket) {
+  const int half = kSocketBuffer / 2;  // the system doubles it
+  if (setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &half, sizeof(half)) == 0) return;
+  setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &half, sizeof(half));
+}
 
 absl::StatusOr<Pairs> MakePairs(size_t count) {
   Pairs pairs;
@@ -58,6 +68,7 @@ absl::StatusOr<Pairs> MakePairs(size_t count) {
       for (int end : pairs.kernels) close(end);
       return status;
     }
+    for (int end : ends) EnlargeSendBuffer(end);
     pairs.ours.emplace_back(ends[0]);
     pairs.kernels.push_back(ends[1]);
   }

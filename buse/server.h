@@ -64,7 +64,11 @@ absl::Status ServeDisk(const std::string& program, Disk<Stack>& disk, const Serv
                      .named = !name.empty(),
                      .one_call_at_a_time = Stack::kConcurrency == Concurrency::kSerial,
                      .serve_client = ServeClientsOf(exports, options, tls->get()),
-                     .serve_kernel = [&exported](SocketTransport transport) { return exported.ServeKernel(transport); },
+                     .serve_kernel =
+                         [&exported, &options](SocketTransport transport) {
+                           transport.SpinFor(std::chrono::microseconds(options.spin));
+                           return exported.ServeKernel(transport);
+                         },
                      .tls = tls->get(),
                      .flush = [&exported] { return exported.Flush(); }};
   if constexpr (CanResize<Stack>) {

@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
-#include <cassert>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -29,18 +28,31 @@ void SocketTransport::LimitWaits(std::chrono::milliseconds limit) {
   setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
 }
 
+bool SocketTransport::Spin(msghdr& message, bool stoppable, absl::StatusOr<size_t>& result) {
+  const auto end = std::chrono::steady_clock::now() + spin_;
+  do {
+    if (stoppable && !supervisor_->MayWait()) {
+      result = absl::CancelledError("stopped between two requests");
+      return true;
+    }
+    if (const ssize_t n = recvmsg(fd_, &message, MSG_DONTWAIT); n >= 0) {
+      if (supervisor_ != nullptr) supervisor_->Arrived();
+      result = n;
+      return true;
+    }
+  } while (errno == EAGAIN && std::chrono::steady_clock::now() < end);
+  return false;
+}
+
 absl::StatusOr<size_t> SocketTransport::Receive(std::span<iovec> pieces) {
   msghdr message{};
   message.msg_iov = pieces.data();
   message.msg_iovlen = pieces.size();
-  assert(spin_.count() == 0 || supervisor_ == nullptr);
-  if (spin_.count() > 0) {
-    const auto end = std::chrono::steady_clock::now() + spin_;
-    do {
-      if (const ssize_t n = recvmsg(fd_, &message, MSG_DONTWAIT); n >= 0) return n;
-    } while (errno == EAGAIN && std::chrono::steady_clock::now() < end);
-  }
   const bool stoppable = std::exchange(between_requests_, false) && supervisor_ != nullptr;
+  if (spin_.count() > 0) {
+    absl::StatusOr<size_t> result = 0;
+    if (Spin(message, stoppable, result)) return result;
+  }
   for (;;) {
     if (stoppable && !supervisor_->MayWait()) return absl::CancelledError("stopped between two requests");
     // recv where it will do: it is cheaper by what it takes to read a list of pieces.

@@ -6,6 +6,7 @@
 #ifndef BUSE_TRANSPORT_H_
 #define BUSE_TRANSPORT_H_
 
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <chrono>
@@ -23,7 +24,8 @@ class Supervisor {
  public:
   virtual ~Supervisor() = default;
 
-  // Before it waits for a request of which nothing has arrived, and again after each signal. False: it is to stop here.
+  // Before it waits for a request of which nothing has arrived, and again after each signal and each look in vain. False: it is
+  // to stop here.
   virtual bool MayWait() = 0;
   // After each wait: what has arrived is acted on when this returns.
   virtual void Arrived() = 0;
@@ -39,7 +41,7 @@ class SocketTransport {
   // From now on, a receive or a send that waits longer counts as a broken connection. 0: never.
   void LimitWaits(std::chrono::milliseconds limit);
 
-  // From now on, a receive looks again and again for so long before it sleeps. Not with a supervisor.
+  // From now on, a receive looks again and again for so long before it sleeps.
   void SpinFor(std::chrono::microseconds time) { spin_ = time; }
 
   int fd() const { return fd_; }
@@ -58,6 +60,9 @@ class SocketTransport {
   absl::Status Send(std::span<iovec> pieces);
 
  private:
+  // Looks for so long. False: nothing came, so it must wait. True: `result` has what Receive is to return.
+  bool Spin(msghdr& message, bool stoppable, absl::StatusOr<size_t>& result);
+
   int fd_;
   Supervisor* supervisor_;
   bool between_requests_ = false;

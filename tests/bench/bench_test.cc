@@ -31,7 +31,8 @@ TEST(BenchTest, AQuickRunMeasuresEveryKindOfRowAndItsReportIsMade) {
   const std::string json = ::testing::TempDir() + "/quick.json";
   const std::string page = ::testing::TempDir() + "/quick.html";
   const std::string rows =
-      "memory/4k-randread-d4,memory/4k-randread-d1,memory/4k-randread-d2,4k-randwrite-d4-c2-f8,memory/idle,memory/footprint,file/64k-seqread-d2,stacks/4k-randrw-d1-f4,"
+      "memory/4k-randread-d4,memory/4k-randread-d1,memory/4k-randread-d2,4k-randwrite-d4-c2-f8,memory/idle,memory/"
+      "footprint,file/64k-seqread-d2,stacks/4k-randrw-d1-f4,"
       "stacks/4k-randread-d1-c2";
   const Result run = RunToEnd({kBench, "--quick", "--rows", rows, "--subjects",
                                "floor,buse,buse-stats,classic,nbdkit-t1,file,cache-quarter,checksum", "--folder",
@@ -73,6 +74,19 @@ TEST(BenchTest, NothingIsLeftBehind) {
                                "buse,file", "--folder", folder});
   ASSERT_EQ(run.exit_code, 0) << run.output;
   EXPECT_EQ(testing::Shell("ls -A " + folder).output, "");
+}
+
+TEST(BenchTest, RowsOfKernelDevicesAreLeftOutWithTheReason) {
+  if (testing::Shell("[ -e /sys/block/nbd0 ]").exit_code == 0) GTEST_SKIP() << "this kernel has nbd";
+  const std::string reason = "kernel/4k-randread-d1: no nbd in this kernel";
+  const Result both = RunToEnd({kBench, "--quick", "--rows", "kernel/4k-randread-d1,memory/4k-randread-d1", "--subjects",
+                                "buse", "--folder", ::testing::TempDir()});
+  EXPECT_EQ(both.exit_code, 0) << both.output;
+  ExpectContains(both.output, reason);
+  ExpectContains(both.output, "\nmemory/4k-randread-d1\n");
+  const Result alone = RunToEnd({kBench, "--quick", "--rows", "kernel/4k-randread-d1", "--folder", ::testing::TempDir()});
+  EXPECT_EQ(alone.exit_code, 1) << alone.output;
+  ExpectContains(alone.output, reason);
 }
 
 TEST(BenchTest, ErrorsTeach) {

@@ -29,7 +29,8 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 // A protocol of one-byte requests, each answered by itself: 's' is not answered before Let, 'd' is the last.
-class KernelConnectionsTest : public ::testing::Test {
+// The parameter is how long a thread looks for a request before it sleeps.
+class KernelConnectionsTest : public ::testing::TestWithParam<std::chrono::microseconds> {
  protected:
   KernelConnectionsTest() : connections_([this](SocketTransport transport) { return Serve(transport); }) {}
   ~KernelConnectionsTest() override { Let(); }
@@ -80,6 +81,7 @@ class KernelConnectionsTest : public ::testing::Test {
 
  private:
   absl::Status Serve(SocketTransport transport) {
+    transport.SpinFor(GetParam());
     for (;;) {
       char request = 0;
       iovec piece = {&request, 1};
@@ -99,7 +101,7 @@ class KernelConnectionsTest : public ::testing::Test {
   }
 };
 
-TEST_F(KernelConnectionsTest, EachConnectionIsServedByItself) {
+TEST_P(KernelConnectionsTest, EachConnectionIsServedByItself) {
   const UniqueFd one = Add(), two = Add();
   Ask(one, 's');
   Ask(two, 'a');
@@ -108,7 +110,7 @@ TEST_F(KernelConnectionsTest, EachConnectionIsServedByItself) {
   EXPECT_EQ(Answer(one), 's');
 }
 
-TEST_F(KernelConnectionsTest, WhatTheKernelSaysLastIsHeardThoughItHangsUp) {
+TEST_P(KernelConnectionsTest, WhatTheKernelSaysLastIsHeardThoughItHangsUp) {
   const UniqueFd one = Add();
   Ask(one, 'd');
   Drop(one);
@@ -117,7 +119,7 @@ TEST_F(KernelConnectionsTest, WhatTheKernelSaysLastIsHeardThoughItHangsUp) {
   EXPECT_EQ(connections_.count(), 0u);
 }
 
-TEST_F(KernelConnectionsTest, ADroppedConnectionIsReportedOnceThoughItsThreadIsAtWork) {
+TEST_P(KernelConnectionsTest, ADroppedConnectionIsReportedOnceThoughItsThreadIsAtWork) {
   const UniqueFd one = Add();
   Ask(one, 's');
   std::this_thread::sleep_for(milliseconds(50));
@@ -131,7 +133,7 @@ TEST_F(KernelConnectionsTest, ADroppedConnectionIsReportedOnceThoughItsThreadIsA
 }
 
 // The late write must not come after what was sent once the kernel had given it up.
-TEST_F(KernelConnectionsTest, NothingIsDoneBeforeWhatADroppedConnectionStillDoes) {
+TEST_P(KernelConnectionsTest, NothingIsDoneBeforeWhatADroppedConnectionStillDoes) {
   const UniqueFd slow = Add();
   const UniqueFd other = Add();
   Ask(slow, 's');
@@ -149,7 +151,7 @@ TEST_F(KernelConnectionsTest, NothingIsDoneBeforeWhatADroppedConnectionStillDoes
   EXPECT_EQ(done()[0], 's');
 }
 
-TEST_F(KernelConnectionsTest, ConnectionsThatAreDroppedWhileTheyWaitForOneAnotherAllEnd) {
+TEST_P(KernelConnectionsTest, ConnectionsThatAreDroppedWhileTheyWaitForOneAnotherAllEnd) {
   std::vector<UniqueFd> dropped;
   for (int i = 0; i < 8; ++i) dropped.push_back(Add());
   Ask(dropped[0], 's');
@@ -168,7 +170,7 @@ TEST_F(KernelConnectionsTest, ConnectionsThatAreDroppedWhileTheyWaitForOneAnothe
   for (size_t left = 9; left > 1; left = connections_.count()) connections_.Take();
 }
 
-TEST_F(KernelConnectionsTest, PausedConnectionsKeepWhatArrives) {
+TEST_P(KernelConnectionsTest, PausedConnectionsKeepWhatArrives) {
   const UniqueFd one = Add(), two = Add();
   Ask(one, 'a');
   EXPECT_EQ(Answer(one), 'a');
@@ -184,7 +186,7 @@ TEST_F(KernelConnectionsTest, PausedConnectionsKeepWhatArrives) {
   }
 }
 
-TEST_F(KernelConnectionsTest, APauseWaitsForWhatIsUnderWayOrGivesUp) {
+TEST_P(KernelConnectionsTest, APauseWaitsForWhatIsUnderWayOrGivesUp) {
   const UniqueFd one = Add(), two = Add();
   Ask(one, 's');
   std::this_thread::sleep_for(milliseconds(50));
@@ -200,7 +202,7 @@ TEST_F(KernelConnectionsTest, APauseWaitsForWhatIsUnderWayOrGivesUp) {
   later.join();
 }
 
-TEST_F(KernelConnectionsTest, ReleasedConnectionsLiveOnWithWhoeverHoldsThem) {
+TEST_P(KernelConnectionsTest, ReleasedConnectionsLiveOnWithWhoeverHoldsThem) {
   const UniqueFd one = Add(), two = Add();
   ASSERT_TRUE(connections_.Pause(seconds(10)).ok());
   std::vector<UniqueFd> heirs;
@@ -215,6 +217,9 @@ TEST_F(KernelConnectionsTest, ReleasedConnectionsLiveOnWithWhoeverHoldsThem) {
   EXPECT_EQ(send(heirs[1].get(), "i", 1, MSG_NOSIGNAL), 1);
   EXPECT_EQ(Answer(two), 'i');
 }
+
+INSTANTIATE_TEST_SUITE_P(Sleeping, KernelConnectionsTest, ::testing::Values(std::chrono::microseconds(0)));
+INSTANTIATE_TEST_SUITE_P(Spinning, KernelConnectionsTest, ::testing::Values(std::chrono::seconds(20)));
 
 }  // namespace
 }  // namespace buse

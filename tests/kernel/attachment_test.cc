@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -100,6 +101,7 @@ TEST_F(AttachmentTest, TheKernelIsToldWhatItNeeds) {
   server_ = Serve({Memdisk(), "16M", device_, "--backend", "a name"}, device_);
   const uint64_t hardware = std::stoull(Sys("queue/max_hw_sectors_kb"));
   EXPECT_EQ(std::stoull(Sys("queue/max_sectors_kb")), std::min<uint64_t>(4096, hardware));
+  EXPECT_THAT(Sys("queue/scheduler"), HasSubstr("[none]"));  // else each request passes through one more thread
   EXPECT_EQ(Sys("queue/rotational"), "0\n");
   EXPECT_NE(Sys("queue/discard_max_bytes"), "0\n");
   if (fs::exists("/sys/block/" + device_.substr(5) + "/backend")) {
@@ -162,6 +164,46 @@ TEST_F(AttachmentTest, NorThoseThatALayerStarts) {
   ::kill(::getpid(), SIGTERM);
   program.join();
   EXPECT_TRUE(IsFree(device_));
+}
+
+// Else the server, and the kernel, would wait for the other in the middle of a request of 256 KiB.
+TEST_F(AttachmentTest, ConnectionsHaveRoomForLargeRequests) {
+  server_ = Serve({Memdisk(), "16M", device_, "--connections", "3"}, device_);
+  const int process = static_cast<int>(::syscall(SYS_pidfd_open, server_->pid(), 0));
+  int with_room = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc/" + std::to_string(server_->pid()) + "/fd")) {
+    const int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process, std::stoi(entry.path().filename()), 0));
+    int room = 0;
+    socklen_t length = sizeof(room);
+    if (::getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, &length) == 0 && room >= 1 << 20) ++with_room;
+    ::close(fd);
+  }
+  ::close(process);
+  EXPECT_EQ(with_room, 3);
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk);
+}
+
+TEST_F(AttachmentTest, ItsThreadsMayLookForRequestsBeforeTheySleep) {
+  server_ = Serve({Memdisk(), "16M", device_, "--spin", "100000"}, device_);
+  const std::string process = "/proc/" + std::to_string(server_->pid());
+  const auto sum = [&](const std::string& file, const std::string& name) {
+    uint64_t sum = 0;
+    for (const std::string& task : TasksOf(process.substr(6))) {
+      const std::string text = ReadFile(task + "/" + file);
+      sum += std::stoull(text.substr(text.find(name) + name.size()));
+    }
+    return sum;
+  };
+  Expect("dd if=/dev/urandom of=/tmp/spun bs=64k count=32 status=none");
+  const uint64_t sleeps = sum("status", "\nvoluntary_ctxt_switches:");
+  Expect("dd if=/tmp/spun of=" + device_ + " bs=4k oflag=direct status=none");
+  EXPECT_LT(sum("status", "\nvoluntary_ctxt_switches:") - sleeps, 200u) << "it slept between the 512 requests";
+  Expect("cmp -n 2097152 /tmp/spun " + device_);
+  std::this_thread::sleep_for(milliseconds(300));
+  const uint64_t run = sum("schedstat", "");
+  std::this_thread::sleep_for(seconds(1));
+  EXPECT_LT(sum("schedstat", "") - run, 100'000'000u) << "it looks although nobody asks for anything";
+  EXPECT_EQ(server_->End(SIGTERM), kExitOk);
 }
 
 // The kernel has a queue for each connection, and each CPU one of them.
