@@ -156,8 +156,10 @@ class Server<Exports<N...>> {
     layers.push_back(DescribeOptions(ServeOptions::Describe(), options));
     Program program = ProgramOfExports(argv[0], layers, kNames);
     if (!only.ok()) return ExitWith(program.name, only.status());
+    program.keeps_status = (kKeepsStatus<StackOf<kIndex>> || ...);
     if constexpr (kAnyFormats) {
-      if (const Verb verb = VerbOf(argc, argv); verb != Verb::kNone) return RunVerbOfOne(verb, program, argc, argv, all);
+      if (const Verb verb = VerbOf(program, argc, argv); verb != Verb::kNone)
+        return RunVerbOfOne(verb, program, argc, argv, all);
       Program of_verbs = program;
       of_verbs.arguments = " NAME disk.img";
       program.verbs = VerbsHelp(of_verbs);
@@ -218,6 +220,7 @@ class Server<Exports<N...>> {
   static int RunVerbOfOne(Verb verb, const Program& program, int argc, const char* const* argv,
                           std::index_sequence<kIndex...>) {
     if (verb == Verb::kDescribe) return RunDescribe(program.name + " describe", argc - 1, argv + 1);
+    if (verb == Verb::kStatus) return RunStatus(program, argc - 1, argv + 1);
     const absl::StatusOr<size_t> which = ExportOfVerb(argc, argv, kNames);
     if (!which.ok()) return ExitWith(program.name, which.status());
     Program of_one = program;

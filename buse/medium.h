@@ -9,6 +9,8 @@
 //                                        read below is damaged; not OK: the check could not be carried out
 //   static std::string FormatName()      what a fingerprint says of the layer, see below
 //
+//   static void KeepStill(Config&)       of a layer that does something by itself while it is open: a stack that is formatted or checked
+//                                        is opened so that it does not
 //   static bool IsOpen(const State&, size_t branch)         of a layer that can do without some of the devices below it: whether
 //                                        it has this one. What it has not is not checked
 //
@@ -166,6 +168,19 @@ std::string Fingerprint() {
     }
   }
   return own;
+}
+
+// Has the layers of the stack do nothing by themselves when they are opened.
+template <Device Stack>
+void KeepStill(typename Stack::Config& config) {
+  if constexpr (requires { Stack::KeepStill(config); }) Stack::KeepStill(config);
+  if constexpr (medium_internal::HasBelow<Stack>) {
+    using Below = typename Stack::Below;
+    medium_internal::ForEachBelow<Below>([&]<class Branch>(auto number, Branch*) {
+      KeepStill<Branch>(medium_internal::BranchOf<Below, number>(config.below));
+      return true;
+    });
+  }
 }
 
 // Asks for each device that FormatStack would write over: opens it, calls `may_format(device, config, state)` with a null pointer of

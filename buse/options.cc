@@ -271,4 +271,15 @@ absl::StatusOr<ParseResult> ParseCommandLine(int argc, const char* const* argv, 
   return ParseResult::kRun;
 }
 
+std::vector<std::string> MediaOf(const std::vector<LayerInfo>& layers) {
+  std::vector<std::string> media;
+  for (const LayerInfo& layer : layers) {
+    for (const OptionInfo& option : layer.options) {
+      auto* const* text = std::get_if<std::string*>(&option.value);
+      if (text != nullptr && option.positional && option.required) media.push_back(**text);
+    }
+  }
+  return media;
+}
+
 }  // namespace buse

@@ -168,12 +168,13 @@ std::vector<LayerInfo> DescribeStack(typename D::Config& config) {
 // What is said about a program besides its layers.
 struct Program {
   std::string name;
-  std::string summary;     // one sentence
-  std::string examples;    // lines, printed as they are; may be empty
-  std::string exit_codes;  // the same
-  std::string verbs;       // the same
-  std::string arguments;   // what the layers need, by example: " disk.img"
-  std::string of;          // of a verb: the export it concerns, where there are several
+  std::string summary;        // one sentence
+  std::string examples;       // lines, printed as they are; may be empty
+  std::string exit_codes;     // the same
+  std::string verbs;          // the same
+  std::string arguments;      // what the layers need, by example: " disk.img"
+  std::string of;             // of a verb: the export it concerns, where there are several
+  bool keeps_status = false;  // some stack has a layer that does: there is the verb "status"
 };
 
 enum class ParseResult {
@@ -195,6 +196,9 @@ absl::StatusOr<ParseResult> ParseCommandLine(int argc, const char* const* argv, 
 
 // What --help prints: at most 80 columns, and as defaults what the fields hold now.
 std::string Help(const Program& program, std::vector<LayerInfo> layers);
+
+// What the layers are told to use: the texts that they must be given by position, such as files.
+std::vector<std::string> MediaOf(const std::vector<LayerInfo>& layers);
 
 // The layers as a tree, outermost first, each with its sentence.
 std::string DrawStack(const std::vector<LayerInfo>& layers);

@@ -39,6 +39,8 @@ enum ExitCode : int {
   kExitNoSuchDevice = 3,  // no such device, file, folder or host; no nbd or vsock in the kernel
   kExitBusy = 4,          // the device, file or socket is in use
   kExitDamaged = 5,       // what the medium holds is damaged
+  kExitDegraded = 6,      // of a verb that tells how a set of legs is: some do not have everything
+  kExitInDanger = 7,      // the same: with one more leg data is lost, or some is already
 };
 ExitCode ExitCodeFor(const absl::Status& status);
 

@@ -157,8 +157,9 @@ class Server {
     std::vector<LayerInfo> layers = DescribeStack<Stack>(config);
     layers.push_back(DescribeOptions(ServeOptions::Describe(), options));
     Program program = ProgramOf(argv[0], layers);
+    program.keeps_status = kKeepsStatus<Stack>;
     if constexpr (kFormats<Stack>) {
-      if (const Verb verb = VerbOf(argc, argv); verb != Verb::kNone) return RunVerb<Stack>(verb, program, argc, argv);
+      if (const Verb verb = VerbOf(program, argc, argv); verb != Verb::kNone) return RunVerb<Stack>(verb, program, argc, argv);
       program.verbs = VerbsHelp(program);
       LeaveShapingToFormat(program.name, layers);
     }
@@ -169,8 +170,8 @@ class Server {
     if constexpr (!Exported<Stack>::kDefers) options.workers = 0;  // it has none, so their memory does not count
     absl::Status target = CheckTarget(options);
     if constexpr (kFormats<Stack>) {
-      const absl::Status misplaced = CheckNoVerbMisplaced(program.name, layers);
-      target = misplaced.ok() ? WithVerbs(target) : misplaced;
+      const absl::Status misplaced = CheckNoVerbMisplaced(program, layers);
+      target = misplaced.ok() ? WithVerbs(program, target) : misplaced;
     }
     if (!target.ok()) return ExitWith(program.name, target);
     if (options.backend.empty()) options.backend = BackendOf(layers);

@@ -33,6 +33,8 @@ constexpr VerbInfo kVerbs[] = {
      "Reads all that the medium holds and lists what is damaged, with offsets of the disk that is served."},
     {Verb::kDescribe, "describe", "says what lies on a medium",
      "Says what lies on a medium: the layers it was made for, its sizes, and whether its superblock is sound."},
+    {Verb::kStatus, "status", "says how the legs are, and what to do",
+     "Shows what a server keeps with --status: how each leg is, how far it is with them, and what to do."},
 };
 
 const VerbInfo& InfoOf(Verb verb) {
@@ -42,9 +44,16 @@ const VerbInfo& InfoOf(Verb verb) {
   return kVerbs[0];
 }
 
-Verb VerbNamed(absl::string_view text) {
+bool Has(const Program& program, const VerbInfo& info) { return info.verb != Verb::kStatus || program.keeps_status; }
+
+// What it takes, by example.
+std::string ArgumentsOf(const Program& program, Verb verb) {
+  return verb == Verb::kDescribe ? " disk.img" : verb == Verb::kStatus ? " status.json" : program.arguments;
+}
+
+Verb VerbNamed(const Program& program, absl::string_view text) {
   for (const VerbInfo& info : kVerbs) {
-    if (text == info.name) return info.verb;
+    if (text == info.name && Has(program, info)) return info.verb;
   }
   return Verb::kNone;
 }
@@ -144,14 +153,16 @@ std::string CheckFindings::End() {
 
 // ---- Command lines.
 
-Verb VerbOf(int argc, const char* const* argv) { return argc > 1 ? VerbNamed(argv[1]) : Verb::kNone; }
+Verb VerbOf(const Program& program, int argc, const char* const* argv) {
+  return argc > 1 ? VerbNamed(program, argv[1]) : Verb::kNone;
+}
 
 std::string VerbsHelp(const Program& program) {
   std::vector<std::pair<std::string, const char*>> rows;
   size_t width = 0;
   for (const VerbInfo& info : kVerbs) {
-    const absl::string_view arguments = info.verb == Verb::kDescribe ? " disk.img" : absl::string_view(program.arguments);
-    rows.emplace_back(absl::StrCat(info.name, arguments), info.summary);
+    if (!Has(program, info)) continue;
+    rows.emplace_back(absl::StrCat(info.name, ArgumentsOf(program, info.verb)), info.summary);
     width = std::max(width, rows.back().first.size());
   }
   std::string help;
@@ -164,7 +175,7 @@ std::string VerbsHelp(const Program& program) {
 Program ProgramOfVerb(const Program& program, Verb verb) {
   const VerbInfo& info = InfoOf(verb);
   const std::string name = absl::StrCat(program.name, " ", info.name, program.of.empty() ? "" : " ", program.of);
-  std::string examples = absl::StrCat(name, verb == Verb::kDescribe ? " disk.img" : program.arguments, "\n");
+  std::string examples = absl::StrCat(name, ArgumentsOf(program, verb), "\n");
   if (verb == Verb::kFormat) absl::StrAppend(&examples, name, program.arguments, " --create 10G\n");
   Program made = program;
   made.name = name;
@@ -182,33 +193,30 @@ void LeaveShapingToFormat(const std::string& program, std::vector<LayerInfo>& la
   }
 }
 
-absl::Status CheckNoVerbMisplaced(const std::string& program, const std::vector<LayerInfo>& layers) {
+absl::Status CheckNoVerbMisplaced(const Program& program, const std::vector<LayerInfo>& layers) {
   for (const LayerInfo& layer : layers) {
     for (const OptionInfo& option : layer.options) {
       auto* const* text = std::get_if<std::string*>(&option.value);
-      if (text == nullptr || !option.positional || VerbNamed(**text) == Verb::kNone) continue;
-      return absl::InvalidArgumentError(absl::StrCat("\"", **text, "\": a verb comes first, as in: ", program, " ", **text,
+      if (text == nullptr || !option.positional || VerbNamed(program, **text) == Verb::kNone) continue;
+      return absl::InvalidArgumentError(absl::StrCat("\"", **text, "\": a verb comes first, as in: ", program.name, " ", **text,
                                                      " disk.img. If this is a file's name, write ./", **text));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status WithVerbs(absl::Status status) {
+absl::Status WithVerbs(const Program& program, absl::Status status) {
   if (!absl::IsInvalidArgument(status)) return status;
-  const std::string names =
-      absl::StrJoin(kVerbs, ", ", [](std::string* out, const VerbInfo& info) { absl::StrAppend(out, info.name); });
-  return absl::InvalidArgumentError(absl::StrCat(status.message(), ". (The verbs are ", names, "; one comes first.)"));
+  std::vector<std::string> names;
+  for (const VerbInfo& info : kVerbs) {
+    if (Has(program, info)) names.push_back(info.name);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(status.message(), ". (The verbs are ", absl::StrJoin(names, ", "), "; one comes first.)"));
 }
 
 std::string FilesOf(const std::vector<LayerInfo>& layers) {
-  std::vector<std::string> files;
-  for (const LayerInfo& layer : layers) {
-    for (const OptionInfo& option : layer.options) {
-      auto* const* text = std::get_if<std::string*>(&option.value);
-      if (text != nullptr && option.positional && option.required) files.push_back(**text);
-    }
-  }
+  const std::vector<std::string> files = MediaOf(layers);
   return files.empty() ? "the medium" : absl::StrJoin(files, ", ");
 }
 

@@ -5,6 +5,7 @@
 //   safedisk format disk.img     makes the media; what they hold is destroyed, with --force only if they hold something
 //   safedisk check disk.img      reads everything and lists what is damaged
 //   safedisk describe disk.img   says what lies on a medium
+//   raid status /run/raid.json   says how a set of legs is, where a layer keeps a status (layers/maintain.h)
 //
 // A verb is the first argument. Results go to standard output, progress and errors to standard error.
 
@@ -17,6 +18,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -87,10 +89,23 @@ class CheckFindings {
   std::string why_;
 };
 
-enum class Verb { kNone, kFormat, kCheck, kDescribe };
+namespace verbs_internal {
 
-// The verb that a command line begins with.
-Verb VerbOf(int argc, const char* const* argv);
+template <class D>
+    struct KeepsStatus : std::bool_constant < requires {
+  D::kKeepsStatus;
+} > {};
+
+}  // namespace verbs_internal
+
+enum class Verb { kNone, kFormat, kCheck, kDescribe, kStatus };
+
+// Whether a layer of the stack keeps a status in a file.
+template <Device Stack>
+inline constexpr bool kKeepsStatus = medium_internal::AnyLayer<verbs_internal::KeepsStatus, Stack>();
+
+// The verb of the program that a command line begins with.
+Verb VerbOf(const Program& program, int argc, const char* const* argv);
 
 // What --help says of the verbs.
 std::string VerbsHelp(const Program& program);
@@ -99,13 +114,16 @@ std::string VerbsHelp(const Program& program);
 void LeaveShapingToFormat(const std::string& program, std::vector<LayerInfo>& layers);
 
 // Whether a verb stands where it is none: a file of its name would be created.
-absl::Status CheckNoVerbMisplaced(const std::string& program, const std::vector<LayerInfo>& layers);
+absl::Status CheckNoVerbMisplaced(const Program& program, const std::vector<LayerInfo>& layers);
 
 // How a sentence about a bad target ends.
-absl::Status WithVerbs(absl::Status status);
+absl::Status WithVerbs(const Program& program, absl::Status status);
 
 // "describe", for any medium: the whole program of //tools:describe too. Returns the exit code.
 int RunDescribe(const std::string& program, int argc, const char* const* argv);
+
+// "status": shows what a server keeps in its status file, once or, with --watch, until it is interrupted. Returns the exit code.
+int RunStatus(const Program& program, int argc, const char* const* argv);
 
 // The names of a stack's files, for sentences about it; "the medium" if it has none.
 std::string FilesOf(const std::vector<LayerInfo>& layers);
@@ -183,6 +201,7 @@ template <Device Stack>
 int RunVerb(Verb verb, const Program& stack_program, int argc, const char* const* argv) {
   const Program program = ProgramOfVerb(stack_program, verb);
   if (verb == Verb::kDescribe) return RunDescribe(program.name, argc - 1, argv + 1);
+  if (verb == Verb::kStatus) return RunStatus(stack_program, argc - 1, argv + 1);
   typename Stack::Config config{};
   FormatOptions options;
   std::vector<LayerInfo> layers = DescribeStack<Stack>(config);
@@ -194,6 +213,7 @@ int RunVerb(Verb verb, const Program& stack_program, int argc, const char* const
   const absl::StatusOr<ParseResult> parsed = ParseCommandLine(argc - 1, argv + 1, program, layers);
   if (!parsed.ok()) return ExitWith(stack_program.name, parsed.status());
   if (*parsed == ParseResult::kHelp) return kExitOk;
+  KeepStill<Stack>(config);
   return verb == Verb::kFormat ? verbs_internal::Format<Stack>(stack_program, config, options)
                                : verbs_internal::Check<Stack>(stack_program, config);
 }

@@ -69,13 +69,13 @@
 #include "buse/device.h"
 #include "buse/medium.h"
 #include "buse/operations.h"
+#include "layers/legs_status.h"
 #include "layers/parity_code.h"
 #include "layers/parity_format.h"
 #include "layers/parity_legs.h"
 #include "layers/parity_links.h"
 #include "layers/parity_media.h"
 #include "layers/parity_set.h"
-#include "layers/parity_status.h"
 #include "layers/repeat_tuple.h"
 #include "layers/superblock.h"
 
@@ -258,7 +258,7 @@ struct Parity {
   // Whether the device below can be called: a leg that is missing is not open.
   static bool IsOpen(const State& self, size_t leg) { return self.superblocks[leg].has_value(); }
 
-  static ParityStatus Status(const State& self) { return self.set.Status(); }
+  static LegsStatus Status(const State& self) { return self.set.Status(); }
 
  private:
   using Media = ParityMedia<Parity>;

@@ -24,6 +24,7 @@
 #include "absl/types/optional.h"
 #include "layers/device_io.h"
 #include "layers/leg_mask.h"
+#include "layers/legs_status.h"
 #include "layers/parity_format.h"
 #include "layers/parity_links.h"
 
@@ -31,7 +32,7 @@ namespace buse {
 
 class ParityLegs {
  public:
-  enum class State { kInSync, kRebuilding, kFailed };
+  using State = LegState;
 
   struct Found {
     absl::optional<Uuid> uuid;  // absent: the leg is missing

@@ -5,7 +5,9 @@
 #include "layers/parity_set.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -189,17 +191,19 @@ absl::Status ParitySet::Fail(ParityLinks links, size_t leg) {
   return legs_.Settle(links, errors);
 }
 
-ParityStatus ParitySet::Status() const {
-  ParityStatus status = {.legs = layout_.legs(),
-                         .data_legs = layout_.data_legs,
-                         .event = legs_.event(),
-                         .bytes_to_rebuild = copier_.bytes_to_rebuild(),
-                         .bytes_to_scrub = layout_.leg_data - copier_.scrubbed(),
-                         .bytes_of_leg = layout_.leg_data,
-                         .repaired = elements_.repaired() + copier_.repaired(),
-                         .rebuilt = copier_.rebuilt(),
-                         .mismatched = copier_.mismatched(),
-                         .unreadable = elements_.unreadable()};
+LegsStatus ParitySet::Status() const {
+  static_assert(ParityHead::kMostLegs <= LegsStatus::kMostLegs);
+  LegsStatus status = {.legs = layout_.legs(),
+                       .may_fail = static_cast<size_t>(std::popcount(legs_.InSync())) - layout_.data_legs,
+                       .stopped = std::string(legs_.stopped().message()),
+                       .event = legs_.event(),
+                       .bytes_of_leg = layout_.leg_data,
+                       .bytes_to_rebuild = copier_.bytes_to_rebuild(),
+                       .bytes_to_scrub = layout_.leg_data - copier_.scrubbed(),
+                       .repaired = elements_.repaired() + copier_.repaired(),
+                       .rebuilt = copier_.rebuilt(),
+                       .mismatched = copier_.mismatched(),
+                       .unreadable = elements_.unreadable()};
   for (size_t leg = 0; leg < status.legs; ++leg) status.leg[leg] = {legs_.state(leg), legs_.errors(leg)};
   return status;
 }

@@ -26,6 +26,7 @@
 #include "buse/device.h"
 #include "buse/medium.h"
 #include "layers/leg_mask.h"
+#include "layers/legs_status.h"
 #include "layers/parity_code.h"
 #include "layers/parity_copier.h"
 #include "layers/parity_elements.h"
@@ -34,7 +35,6 @@
 #include "layers/parity_links.h"
 #include "layers/parity_log.h"
 #include "layers/parity_stage.h"
-#include "layers/parity_status.h"
 #include "layers/superblock.h"
 
 namespace buse {
@@ -66,7 +66,7 @@ class ParitySet {
   // Gives up a leg that may be in sync.
   absl::Status Fail(ParityLinks links, size_t leg);
 
-  ParityStatus Status() const;
+  LegsStatus Status() const;
 
  private:
   struct Place {
@@ -98,7 +98,7 @@ class ParitySet {
   std::array<std::atomic<uint32_t>, ParityHead::kMostLegs> reading_ = {};  // reads of each leg that hold no lock
 
   std::mutex io_;
-  ParityLog log_;         // these are guarded by io_
+  ParityLog log_;  // these are guarded by io_
   uint64_t session_ = 0;
   uint64_t next_id_ = 1;  // of this session
   std::vector<ParityStage::Page> stuck_;

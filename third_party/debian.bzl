@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Abseil, GoogleTest, Google Benchmark, CLI11, libnl and some C libraries under their upstream labels, from the files of Debian 12 packages.
+"""Abseil, GoogleTest, Google Benchmark, CLI11, nlohmann JSON, libnl and some C libraries under their upstream labels, from the files of Debian 12 packages.
 
 tools/setup installs the packages; nothing is downloaded. Each repository is named as its http_archive would be, so the
 BUILD files are the same with either. Headers are copied, not linked: --config=strict hides those in /usr/include, so that
@@ -196,6 +196,20 @@ debian_boost = repository_rule(
     local = True,
 )
 
+def _json_impl(ctx):
+    ctx.execute(["mkdir", "include"])
+    _copy(ctx, "/usr/include/nlohmann", "include/nlohmann")
+    ctx.file("WORKSPACE", "workspace(name = \"com_github_nlohmann_json\")\n")
+    ctx.file("BUILD.bazel", """package(default_visibility = ["//visibility:public"])
+cc_library(name = "json", hdrs = glob(["include/**/*.hpp"]), includes = ["include"])
+""")
+
+debian_json = repository_rule(
+    implementation = _json_impl,
+    attrs = {"deb": attr.string(default = "nlohmann-json3-dev")},
+    local = True,
+)
+
 # A C library: its headers, by their names under /usr/include, and what to link.
 def _c_library_impl(ctx):
     ctx.file("WORKSPACE", "workspace(name = %r)\n" % ctx.name)
@@ -271,6 +285,7 @@ def debian_repositories():
     debian_cli11(name = "cli11")
     debian_boost(name = "boost")
     debian_c_library(name = "liburing", target = "liburing", deb = "liburing-dev", headers = ["liburing.h", "liburing"], library = "uring")
+    debian_json(name = "com_github_nlohmann_json")
     debian_c_library(name = "zlib", target = "zlib", deb = "zlib1g-dev", headers = ["zlib.h", "zconf.h"], library = "z")
     debian_c_library(name = "isal", target = "isal", deb = "libisal-dev", headers = ["isa-l", "isa-l.h"], library = "isal")
     debian_c_library(name = "xxhash", target = "xxhash", deb = "libxxhash-dev", headers = ["xxhash.h", "xxh3.h"], library = "xxhash")

@@ -55,7 +55,7 @@ struct Coherent {
     // Twice: only where it is found, what is mismatched is counted.
     const absl::StatusOr<uint64_t> left = P::Scrub(self, UINT64_MAX);
     if (!left.ok()) return left.status();
-    const ParityStatus after = P::Status(self);
+    const LegsStatus after = P::Status(self);
     if (after.mismatched + after.repaired == 0) return absl::OkStatus();
     return absl::DataLossError(absl::StrCat(after.mismatched + after.repaired, " bytes contradict others"));
   }

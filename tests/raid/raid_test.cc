@@ -17,6 +17,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/console.h"
 #include "tests/process.h"
 
 namespace buse {
@@ -79,6 +80,11 @@ class RaidTest : public ::testing::Test {
     content << file.rdbuf();
     return content.str();
   }
+  // What the verb says, with these options.
+  Result ShowStatus(std::vector<std::string> options = {}) const {
+    options.insert(options.begin(), {kRaid, "status", folder_ + "/status.json"});
+    return RunToEnd(options);
+  }
   bool WaitForStatus(const std::string& text) {
     for (int i = 0; i < 600; ++i) {
       if (Status().find(text) != std::string::npos) return true;
@@ -100,6 +106,9 @@ TEST_F(RaidTest, ALostFileIsReplaced) {
   EXPECT_TRUE(WaitForStatus("\"may_fail\": 2")) << Status();
   End();
   ExpectSound();
+  const std::string told = Status();
+  EXPECT_EQ(RunToEnd(Command({"check"}, {"--status", folder_ + "/status.json", "--scrub-rate", "1M"})).exit_code, 0);
+  EXPECT_EQ(Status(), told) << "a check does nothing beside it";
   Do("rm c.img");
   EXPECT_THAT(RefusalToServe(), HasSubstr("leg 2 of 6 is missing"));
   Serve({"--degraded"});
@@ -164,6 +173,80 @@ TEST_F(RaidTest, AScribbledFileIsRepairedByScrubbing) {
   EXPECT_GT(repaired(), 1u << 20);
   End();
   ExpectSound();
+}
+
+TEST_F(RaidTest, TheStatusTellsByItsExitCodeHowItIs) {
+  Result shown = ShowStatus();
+  EXPECT_EQ(shown.exit_code, 0) << shown.output;
+  EXPECT_THAT(shown.output, HasSubstr("parity: healthy: 6 of 6 legs are in sync, 2 more may fail\n"));
+  End();
+  shown = ShowStatus();
+  EXPECT_EQ(shown.exit_code, 1) << shown.output;
+  EXPECT_THAT(shown.output, HasSubstr("! It is not served: the server ended"));
+  Do("mv c.img away-c");
+  Serve({"--degraded"});
+  shown = ShowStatus();
+  EXPECT_EQ(shown.exit_code, 6) << shown.output;
+  EXPECT_THAT(shown.output, HasSubstr("/c.img  failed           0\n"));
+  EXPECT_THAT(shown.output, HasSubstr("/c.img) failed or is missing. Put an empty medium"));
+  End();
+  Do("mv f.img away-f");
+  Serve({"--degraded"});
+  shown = ShowStatus();
+  EXPECT_EQ(shown.exit_code, 7) << shown.output;
+  EXPECT_THAT(shown.output, HasSubstr("parity: in danger: 4 of 6 legs are in sync, none more may fail\n"));
+  // With a third one data is lost.
+  Do("truncate -s 0 a.img; if nbdcopy \"$URI\" out 2>&1; then exit 1; fi");
+  Process lines({kRaid, "status", folder_ + "/status.json", "--watch"});
+  EXPECT_TRUE(lines.WaitFor("0 more may fail; some bytes are unreadable\n")) << lines.output();
+  shown = ShowStatus();
+  EXPECT_EQ(shown.exit_code, 7) << shown.output;
+  EXPECT_THAT(shown.output, HasSubstr(" could not be read by enough legs. \"raid check\""));
+  EXPECT_EQ(RunToEnd({kRaid, "status", folder_ + "/none"}).exit_code, 3);
+  EXPECT_EQ(RunToEnd({kRaid, "status", folder_ + "/in"}).exit_code, 1);
+  EXPECT_EQ(RunToEnd({kRaid, "status"}).exit_code, 2);
+}
+
+TEST_F(RaidTest, AServerThatWasKilledIsNotTakenForAHealthyOne) {
+  server_->Signal(SIGKILL);
+  server_->Wait();
+  EXPECT_EQ(ShowStatus().exit_code, 0) << "it may still write";
+  std::this_thread::sleep_for(std::chrono::seconds(12));
+  const Result shown = ShowStatus();
+  EXPECT_EQ(shown.exit_code, 1) << shown.output;
+  EXPECT_THAT(shown.output, HasSubstr("parity: unknown: what follows was so 1"));
+  EXPECT_THAT(shown.output, HasSubstr("! The server has not written its status for 1"));
+}
+
+TEST_F(RaidTest, TheStatusIsDrawnOnATerminalAndElseALineForEachChange) {
+  End();
+  Do("rm c.img; truncate -s 8M c.img");
+  Process watch({kRaid, "status", folder_ + "/status.json", "--watch"});
+  EXPECT_TRUE(watch.WaitFor("parity: unknown: it is not served\n")) << watch.output();
+  // script gives it a terminal.
+  Process drawn({"script", "-qec", "TERM=xterm " + kRaid + " status " + folder_ + "/status.json --watch", "/dev/null"});
+  Serve({"--replace-leg", "2", "--rebuild-rate", "2M"});
+  EXPECT_TRUE(watch.WaitFor("parity: degraded: leg 2 rebuilding, ")) << watch.output();
+  EXPECT_TRUE(drawn.WaitFor("\x1b[33mrebuilding\x1b[0m")) << drawn.output();
+  EXPECT_TRUE(drawn.WaitFor(" s left\x1b[K")) << drawn.output();
+  const Result json = Shell(kRaid + " status " + folder_ +
+                            "/status.json --json | python3 -c 'import json, sys; "
+                            "j = json.load(sys.stdin); print(j[\"health\"], j[\"legs\"][2][\"state\"], len(j[\"advice\"]))'");
+  EXPECT_EQ(json.output, "degraded rebuilding 1\n");
+  EXPECT_TRUE(watch.WaitFor("parity: all 6 legs are in sync\n")) << watch.output();
+  EXPECT_TRUE(drawn.WaitFor("\x1b[H\x1b[32mparity: healthy: 6 of 6 legs are in sync, 2 more may fail\x1b[0m\x1b[K"))
+      << drawn.output();
+  EXPECT_THAT(watch.output(), Not(HasSubstr("\x1b"))) << "no terminal";
+  watch.Signal(SIGINT);
+  EXPECT_EQ(watch.Wait(), 0);
+  End();
+}
+
+TEST(RaidPageTest, WhatItsPageShowsIsWhatHappens) {
+  char name[] = "/tmp/buse-raid-page.XXXXXX";
+  const std::string folder = mkdtemp(name);
+  testing::ExpectSession(testing::SessionOf("docs/raid.md", "tests/raid"), folder, kRaid.substr(0, kRaid.rfind('/')));
+  RunToEnd({"rm", "-rf", folder});
 }
 
 TEST_F(RaidTest, AnotherMediumThanAnEmptyOneDoesNotReplaceALeg) {
