@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Measures kernel devices where there is an nbd driver: in a guest, a user-mode Linux, or with BUSE_TEST_KERNEL=smp in an emulated one
-# with two CPUs (CONTRIBUTING.md says what that needs). All arguments go to the benchmark.
+# with two CPUs (CONTRIBUTING.md says what that needs). All arguments go to the benchmark; the guest has BUSE_GUEST_MEMORY, 3G.
 #
 #   bazel run -c opt //bench:kernel_in_guest -- --json kernel.json
 set -eu

@@ -57,7 +57,7 @@ class KernelDevice {
 
   // Has requests come as large as may be, where the kernel's own default keeps them small, and straight from whoever makes them:
   // a scheduler would pass each through one more thread, and whatever is below the server has one of its own. What the
-  // kernel does not let be changed stays.
+  // kernel does not let be changed stays. Detaching undoes none of it.
   void TuneQueue() const;
 
   // Has udev look at the device again. What the kernel says of a new attachment by itself comes before all of it can be read.
