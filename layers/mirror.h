@@ -8,8 +8,9 @@
 // is not read until it has everything again. After an unclean stop legs may differ in the regions that were being written: what
 // is read there is first made the same on all legs, durably, so that it stays what it is.
 // On the medium: layers/mirror_format.h. Open refuses legs of another set, order or number. It also refuses to go without a leg
-// that is missing, or stale since it failed, unless `degraded`: then the others serve, a stale leg gets every change, and Resync
-// brings it up to date. Given only a stale leg and `degraded`, it is a stale mirror; when the others come back, it is refused.
+// that is missing, or stale since it failed or was replaced, unless `degraded`: then the others serve, a stale leg gets every
+// change, and Rebuild brings it up to date. Given only a stale leg and `degraded`, it is a stale mirror; when the others come
+// back, it is refused.
 // Passes on: WriteThrough, Trim and WriteZeroes where all legs have them, to all; Prefetch to the leg that would be read. View and
 // Backing would let bytes pass that another leg could not replace, Extents differ, and Resize would leave some legs cut.
 // Concurrency: the least of the legs. Ranges are locked while they are changed, and while they are read against copying; these
@@ -19,8 +20,8 @@
 // them cost fewer writes, and leave more to resynchronise. Memory: 16 bytes per region and 128 KiB.
 // Failure: a leg that fails a change or a Flush is recorded as failed on the others before that is acknowledged. One that fails a
 // read is written what another leg has, and read again; if that fails, it is given up. Where all legs in sync fail, the error is
-// passed on and none is given up. There is no thread: Resync and Scrub do a bounded piece of work for each call, and so does
-// Flush, `flush-step` bytes of Resync.
+// passed on and none is given up. There is no thread: Rebuild and Scrub do a bounded piece of work for each call, and so does
+// Flush, `flush-step` bytes of Rebuild; layers/maintain.h has one.
 //
 //   using Stack = buse::Mirror<buse::FileBacked, buse::FileBacked>;
 //   Stack::Config config{.below = {{.path = "left.img"}, {.path = "right.img"}}};
@@ -35,9 +36,7 @@
 #include <numeric>
 #include <string>
 #include <tuple>
-#include <utility>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -48,10 +47,12 @@
 #include "buse/operations.h"
 #include "buse/range_mutex.h"
 #include "layers/defect.h"
-#include "layers/device_io.h"
+#include "layers/leg_media.h"
+#include "layers/legs_status.h"
 #include "layers/mirror_format.h"
 #include "layers/mirror_legs.h"
 #include "layers/mirror_links.h"
+#include "layers/mirror_media.h"
 #include "layers/mirror_metadata.h"
 #include "layers/mirror_set.h"
 #include "layers/superblock.h"
@@ -70,6 +71,7 @@ struct Mirror {
     bool degraded = false;
     uint64_t idle_flushes = 8;
     uint64_t flush_step = 1 << 20;
+    std::string replace_leg;  // a number, from 0
     std::tuple<typename Legs::Config...> below;
   };
 
@@ -87,12 +89,12 @@ struct Mirror {
   static constexpr Concurrency kConcurrency = std::min({Legs::kConcurrency...});
   static_assert(4096 % kBlockSize == 0, "buse: the legs of a Mirror have blocks of at most 4096 bytes, a power of two");
 
-  static constexpr Description<Config, 4> Describe() {
+  static constexpr Description<Config, 5> Describe() {
     return {
         "mirror",
         "keeps the same bytes on several devices, and repairs one from another",
         Family::kTransform,
-        {{{.field = &Config::degraded, .name = "degraded", .help = "go on where a leg is missing, or stale and to be rebuilt"},
+        {{{.field = &Config::degraded, .name = "degraded", .help = "go on where legs are missing, or stale and to be rebuilt"},
           {.field = &Config::region_size,
            .name = "region-size",
            .help = "what one bit stands for, a power of two; without it 1M, or more on large legs",
@@ -104,8 +106,11 @@ struct Mirror {
            .min = 1},
           {.field = &Config::flush_step,
            .name = "flush-step",
-           .help = "bytes to resync with every flush",
-           .unit = Unit::kBytes}}}};
+           .help = "bytes to rebuild with every flush",
+           .unit = Unit::kBytes},
+          {.field = &Config::replace_leg,
+           .name = "replace-leg",
+           .help = "number of a leg, from 0, whose medium is empty: to be formatted and rebuilt"}}}};
   }
 
   static std::string FormatName() { return "mirror"; }
@@ -117,22 +122,36 @@ struct Mirror {
     absl::StatusOr<MirrorLayout> layout = LayOutMirror(smallest, config.region_size, kBlockSize);
     if (!layout.ok()) return layout.status();
     absl::Status status = ForEachMirrorLeg<kLegs>([&](auto leg) { return EraseSuperblock<At<leg>>(std::get<leg>(below)); });
+    if (!status.ok()) return status;
     const Uuid set = NewUuid();
+    std::array<Superblock, kLegs> superblocks;
+    MirrorHead head = {.event = 1, .legs = kLegs};
+    VisitMirrorLegs<kLegs>([&](auto leg) {
+      superblocks[leg] = Media::template MakeSuperblock<leg>(*layout, set, std::get<leg>(below));
+      head.leg[leg].uuid = superblocks[leg].uuid;
+    });
     uint64_t done = 0;
     const auto add = [&](uint64_t bytes) { progress(done += bytes, kLegs * layout->size); };
-    if (!status.ok()) return status;
-    return ForEachMirrorLeg<kLegs>([&](auto leg) { return FormatLeg<leg>(*layout, set, std::get<leg>(below), add); });
+    return ForEachMirrorLeg<kLegs>(
+        [&](auto leg) { return Media::template Format<leg>(*layout, head, superblocks[leg], std::get<leg>(below), add); });
   }
 
   static absl::Status Open(const Config& config, State& self) {
+    const absl::StatusOr<size_t> replaced = ReplacedLeg("mirror", config.replace_leg, kLegs);
+    if (!replaced.ok()) return replaced.status();
     std::array<MirrorMetadata::Found, kLegs> found;
     absl::optional<Superblock> first;
-    absl::Status status = ForEachMirrorLeg<kLegs>([&](auto leg) { return OpenLeg<leg>(config, self, first, found[leg]); });
+    absl::Status status = ForEachMirrorLeg<kLegs>([&](auto leg) {
+      absl::Status opened = Media::template Open<leg>(std::get<leg>(config.below), self, first, found[leg]);
+      if (opened.ok() || leg != *replaced) return opened;
+      found[leg].why = std::string(opened.message());
+      return absl::OkStatus();
+    });
     if (!status.ok()) return status;
     if (!first) return absl::FailedPreconditionError(absl::StrCat("mirror: no leg can be used, the first one: ", found[0].why));
     absl::StatusOr<MirrorLayout> layout = ReadMirrorLayout(*first);
     if (!layout.ok()) return layout.status();
-    MirrorSet::Options options = {.degraded = config.degraded,
+    MirrorSet::Options options = {.degraded = config.degraded || *replaced < kLegs,
                                   .writable = true,
                                   .block_size = kBlockSize,
                                   .idle_flushes = std::max<uint64_t>(config.idle_flushes, 1),
@@ -140,8 +159,10 @@ struct Mirror {
     VisitMirrorLegs<kLegs>([&](auto leg) {
       if (found[leg].uuid) options.writable = options.writable && buse::Writable<At<leg>>(std::get<leg>(self.below));
     });
-    const MirrorLinksOf<Legs...> links(self.below);
-    return self.set.Open(links.all(), found, *layout, options);
+    status = self.set.Open(MirrorLinksOf<Legs...>(self.below).all(), found, *layout, options);
+    // One that is a leg of the mirror already was replaced before.
+    if (!status.ok() || *replaced == kLegs || self.superblocks[*replaced]) return status;
+    return OnLeg(*replaced, [&](auto leg) { return Media::template ReplaceByEmpty<leg>(std::get<leg>(config.below), self); });
   }
 
   static uint64_t Size(const State& self) { return self.set.layout().size; }
@@ -194,17 +215,18 @@ struct Mirror {
   }
 
   static absl::Status Prefetch(State& self, Range range) requires(CanPrefetch<Legs> || ...) {
+    const RangeMutex::Guard guard(self.set.ranges(), range, RangeMutex::Mode::kShared);  // no leg is replaced meanwhile
     const MirrorLegs::Reading reading(self.set.legs(), {range.offset, 0});
     return OnLeg(reading.leg(), [&](auto leg) {
       return buse::Prefetch<At<leg>>(std::get<leg>(self.below), {self.set.layout().data + range.offset, range.length});
     });
   }
 
-  // Goes on with what must be copied, for about `max_bytes`, and returns how many are left: with 0 all legs in use are in sync. An
-  // error is of a part that no leg in sync can read; the next call goes on behind it.
-  static absl::StatusOr<uint64_t> Resync(State& self, uint64_t max_bytes) requires(CanWrite<Legs>&&...) {
+  // Goes on with legs that are to be rebuilt, and with what may differ after an unclean stop, for about `max_bytes` of each leg, and
+  // returns how many are left. An error is of a part that no leg in sync can read; the next call goes on behind it.
+  static absl::StatusOr<uint64_t> Rebuild(State& self, uint64_t max_bytes) requires(CanWrite<Legs>&&...) {
     const MirrorLinksOf<Legs...> links(self.below);
-    return self.set.copier().Resync(links.all(), max_bytes);
+    return self.set.copier().Rebuild(links.all(), max_bytes);
   }
 
   // Goes on comparing the legs in sync, for about `max_bytes`, and returns how many are left of this round, 0 at its end. What one
@@ -212,6 +234,21 @@ struct Mirror {
   static absl::StatusOr<uint64_t> Scrub(State& self, uint64_t max_bytes) requires(CanWrite<Legs>&&...) {
     const MirrorLinksOf<Legs...> links(self.below);
     return self.set.copier().Scrub(links.all(), max_bytes);
+  }
+
+  // Gives up a leg, which may be in sync. kFailedPrecondition: none in sync would be left.
+  static absl::Status Fail(State& self, size_t leg) requires(CanWrite<Legs>&&...) {
+    const MirrorLinksOf<Legs...> links(self.below);
+    return self.set.metadata().Fail(links.all(), leg);
+  }
+
+  // Puts another medium in place of a leg that failed or is missing, while others use the mirror: formats it, with the layers below;
+  // what it holds is lost. Then there is Rebuild. kFailedPrecondition: it has not failed. Any other error: it is missing.
+  template <size_t kLeg>
+  static absl::Status Replace(State& self,
+                              const typename std::tuple_element_t<kLeg, Below>::Config& config) requires(CanWrite<Legs>&&...) {
+    return self.set.Replace(
+        kLeg, [&] { Media::template Close<kLeg>(self); }, [&] { return Media::template OpenReplacement<kLeg>(config, self); });
   }
 
   static absl::Status Check(State& self, const CheckReport& report) {
@@ -229,9 +266,10 @@ struct Mirror {
   // Whether the device below can be called: a leg that is missing is not open.
   static bool IsOpen(const State& self, size_t leg) { return self.superblocks[leg].has_value(); }
 
-  static MirrorStatus Status(const State& self) { return self.set.Status(); }
+  static LegsStatus Status(const State& self) { return self.set.Status(); }
 
  private:
+  using Media = MirrorMedia<Mirror>;
   template <size_t kLeg>
   using At = std::tuple_element_t<kLeg, Below>;
 
@@ -253,42 +291,6 @@ struct Mirror {
       if (Has(active, leg)) errors.Add(leg, put(leg, there));
     });
     return self.set.metadata().EndChange(links.all(), range, errors);
-  }
-
-  template <size_t kLeg>
-  static absl::Status FormatLeg(const MirrorLayout& layout, const Uuid& set, typename At<kLeg>::State& below,
-                                absl::FunctionRef<void(uint64_t)> add) {
-    Superblock superblock = MakeMirrorSuperblock(layout, set, kLeg, kLegs);
-    superblock.medium_size = At<kLeg>::Size(below);
-    superblock.block_size = kBlockSize;
-    superblock.fingerprint = Fingerprint<Mirror>();
-    DeviceIoOf<At<kLeg>> link(below);
-    absl::Status status = FormatMirrorLeg(link, layout, superblock, add);
-    return status.ok() ? WriteSuperblock<At<kLeg>>(below, superblock) : status;
-  }
-
-  // An error: the leg is open and no leg of this mirror. One that is missing is only noted. `first`: that of the first one open.
-  template <size_t kLeg>
-  static absl::Status OpenLeg(const Config& config, State& self, absl::optional<Superblock>& first,
-                              MirrorMetadata::Found& found) {
-    auto& below = std::get<kLeg>(self.below);
-    absl::Status opened = At<kLeg>::Open(std::get<kLeg>(config.below), below);
-    if (opened.ok()) {
-      SuperblockWanted wanted = {
-          .kind = "mirror", .block_size = kBlockSize, .fingerprint = Fingerprint<Mirror>(), .leg = kLeg, .legs = kLegs};
-      if (first) wanted.set_uuid = first->set_uuid;
-      absl::StatusOr<Superblock> superblock = ReadSuperblock<At<kLeg>>(below, wanted);
-      if (superblock.ok()) {
-        if (!first) first = *superblock;
-        found.uuid = superblock->uuid;
-        self.superblocks[kLeg] = *std::move(superblock);
-        return absl::OkStatus();
-      }
-      if (absl::IsFailedPrecondition(superblock.status())) return superblock.status();
-      opened = superblock.status();
-    }
-    found.why = std::string(opened.message());
-    return absl::OkStatus();
   }
 };
 

@@ -72,6 +72,7 @@ absl::Status MirrorCopier::UnifyParts(MirrorLinks links, Range piece, Bytes good
 absl::Status MirrorCopier::Rewrite(MirrorLinks links, Range piece, ConstBytes good, LegMask bad, LegMask differing, Why why) {
   const uint64_t at = layout_.data + piece.offset;
   const LegMask in_sync = legs_.InSync();
+  if (why != Why::kRead) legs_.CountErrors(bad);  // those of a read are counted
   LegErrors errors;
   ForEachLeg(bad | differing, [&](size_t leg) {
     absl::Status status = Has(in_sync, leg) ? links[leg]->WriteThrough(at, good) : links[leg]->Write(at, good);
@@ -84,7 +85,7 @@ absl::Status MirrorCopier::Rewrite(MirrorLinks links, Range piece, ConstBytes go
     }
     errors.Add(leg, status);
     if (!status.ok()) return;
-    (Has(bad, leg) ? counts_.repaired : why == Why::kScrub ? counts_.mismatched : counts_.copied) += piece.length;
+    (Has(bad, leg) ? counts_.repaired : why == Why::kScrub ? counts_.mismatched : counts_.rebuilt) += piece.length;
   });
   if (errors.failed == 0) return absl::OkStatus();
   absl::Status status = metadata_.Degrade(links, errors);
@@ -112,7 +113,7 @@ absl::Status MirrorCopier::Read(MirrorLinks links, Range range, Bytes out, LegMa
 
 absl::Status MirrorCopier::ReadPiece(MirrorLinks links, Range page, Range wanted, Bytes out) {
   RangeMutex::Guard guard(ranges_, page, RangeMutex::Mode::kExclusive);
-  const Why why = intents_.InDoubt(page) && !BUSE_DEFECT("mirror-doubt-read-from-any") ? Why::kResync : Why::kRead;
+  const Why why = intents_.InDoubt(page) && !BUSE_DEFECT("mirror-doubt-read-from-any") ? Why::kRebuild : Why::kRead;
   const Bytes good = Bytes(good_).first(page.length);
   absl::Status status = Unify(links, page, good, why);
   if (!status.ok()) {
@@ -125,58 +126,66 @@ absl::Status MirrorCopier::ReadPiece(MirrorLinks links, Range page, Range wanted
   return status;
 }
 
-// ---- Resync: in rounds from the beginning to the end of the device.
+// ---- Rebuilding: in rounds from the beginning to the end of the device.
 
-absl::StatusOr<uint64_t> MirrorCopier::Resync(MirrorLinks links, uint64_t max_bytes) {
+absl::StatusOr<uint64_t> MirrorCopier::Rebuild(MirrorLinks links, uint64_t max_bytes) {
   std::lock_guard lock(mutex_);
-  return ResyncLocked(links, max_bytes);
+  return RebuildLocked(links, max_bytes);
 }
 
-void MirrorCopier::ResyncIfIdle(MirrorLinks links, uint64_t max_bytes) {
-  if (bytes_to_resync() == 0) return;
+void MirrorCopier::RebuildIfIdle(MirrorLinks links, uint64_t max_bytes) {
+  if (bytes_left() == 0) return;
   std::unique_lock lock(mutex_, std::try_to_lock);
   // What cannot be read is counted, and a client that reads it is told.
-  if (lock) ResyncLocked(links, max_bytes).status().IgnoreError();
+  if (lock) RebuildLocked(links, max_bytes).status().IgnoreError();
 }
 
-uint64_t MirrorCopier::bytes_to_resync() const {
-  if (legs_.Rebuilding() != 0) return layout_.size - std::min(resync_at_.load(), layout_.size - 1);
-  return std::min(intents_.bytes_in_doubt(), layout_.size);
+uint64_t MirrorCopier::bytes_to_rebuild() const {
+  return legs_.Rebuilding() == 0 ? 0 : layout_.size - std::min(rebuild_at_.load(), layout_.size - 1);
 }
 
-absl::StatusOr<uint64_t> MirrorCopier::ResyncLocked(MirrorLinks links, uint64_t max_bytes) {
+uint64_t MirrorCopier::bytes_to_resync() const { return std::min(intents_.bytes_in_doubt(), layout_.size); }
+
+void MirrorCopier::Alone(absl::FunctionRef<void()> use) {
+  std::lock_guard lock(mutex_);
+  const RangeMutex::Guard guard(ranges_, {0, layout_.size}, RangeMutex::Mode::kExclusive);
+  rebuild_at_ = 0;
+  metadata_.Alone(use);
+}
+
+absl::StatusOr<uint64_t> MirrorCopier::RebuildLocked(MirrorLinks links, uint64_t max_bytes) {
   absl::Status first;
-  for (uint64_t done = 0; writable_ && done < max_bytes && bytes_to_resync() != 0;) {
-    if (resync_at_ == 0) {
+  for (uint64_t done = 0; writable_ && done < max_bytes && bytes_left() != 0;) {
+    if (rebuild_at_ == 0) {
       round_ = legs_.Rebuilding();
       round_whole_ = true;
     }
-    const uint64_t begin = (round_ & legs_.Rebuilding()) != 0 ? resync_at_.load() : intents_.NextDoubt(resync_at_);
+    const uint64_t begin = (round_ & legs_.Rebuilding()) != 0 ? rebuild_at_.load() : intents_.NextDoubt(rebuild_at_);
     if (begin == layout_.size) {
-      resync_at_ = 0;
+      rebuild_at_ = 0;
       first.Update(EndRound(links));
       continue;
     }
     const Range chunk = {begin, std::min(kChunk, intents_.RegionEnd(begin) - begin)};
-    first.Update(ResyncChunk(links, chunk));
-    resync_at_ = chunk.end();
+    first.Update(RebuildChunk(links, chunk));
+    rebuild_at_ = chunk.end();
     done += chunk.length;
-    if (resync_at_ == layout_.size) {
-      resync_at_ = 0;
+    if (rebuild_at_ == layout_.size) {
+      rebuild_at_ = 0;
       first.Update(EndRound(links));
     }
   }
   if (!first.ok()) return first;
-  return bytes_to_resync();
+  return bytes_left();
 }
 
-absl::Status MirrorCopier::ResyncChunk(MirrorLinks links, Range chunk) {
+absl::Status MirrorCopier::RebuildChunk(MirrorLinks links, Range chunk) {
   RangeMutex::Guard guard(ranges_, chunk, RangeMutex::Mode::kExclusive);
   if (chunk.offset % layout_.region == 0) {
     intents_.BeginResync(chunk.offset);
     region_whole_ = true;
   }
-  absl::Status status = Unify(links, chunk, Bytes(good_).first(chunk.length), Why::kResync);
+  absl::Status status = Unify(links, chunk, Bytes(good_).first(chunk.length), Why::kRebuild);
   region_whole_ = region_whole_ && status.ok();
   round_whole_ = round_whole_ && status.ok();
   if (chunk.end() == intents_.RegionEnd(chunk.offset) && region_whole_) {
@@ -201,7 +210,7 @@ absl::StatusOr<uint64_t> MirrorCopier::Scrub(MirrorLinks links, uint64_t max_byt
     const Range chunk = {scrub_at_, std::min(kChunk, layout_.size - scrub_at_)};
     {
       RangeMutex::Guard guard(ranges_, chunk, RangeMutex::Mode::kExclusive);
-      const Why why = intents_.InDoubt(chunk) ? Why::kResync : Why::kScrub;
+      const Why why = intents_.InDoubt(chunk) ? Why::kRebuild : Why::kScrub;
       first.Update(Unify(links, chunk, Bytes(good_).first(chunk.length), why));
     }
     done += chunk.length;
@@ -237,7 +246,8 @@ absl::Status MirrorCopier::Check(MirrorLinks links, const CheckReport& report) {
     }
     if (legs_.state(leg) == MirrorLegs::State::kFailed) report.flawed(absl::StrCat("leg ", leg, " is not in use"));
   }
-  if (const uint64_t bytes = bytes_to_resync(); bytes != 0) report.flawed(absl::StrCat(bytes, " bytes wait for a resync"));
+  if (const uint64_t bytes = bytes_left(); bytes != 0)
+    report.flawed(absl::StrCat(bytes, " bytes wait for a rebuild or resync"));
   return absl::OkStatus();
 }
 

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "buse/device.h"
@@ -26,10 +27,10 @@ namespace buse {
 
 class MirrorCopier {
  public:
-  // See MirrorStatus.
+  // See LegsStatus.
   struct Counts {
     std::atomic<uint64_t> repaired = 0;
-    std::atomic<uint64_t> copied = 0;
+    std::atomic<uint64_t> rebuilt = 0;
     std::atomic<uint64_t> mismatched = 0;
     std::atomic<uint64_t> unreadable = 0;
   };
@@ -44,12 +45,17 @@ class MirrorCopier {
 
   // Goes on with what must be copied, for about `max_bytes` looked at, and returns how many are left. An error: of a part that no
   // leg in sync can read, or a leg that failed and cannot be recorded; the next call goes on behind it.
-  absl::StatusOr<uint64_t> Resync(MirrorLinks links, uint64_t max_bytes);
+  absl::StatusOr<uint64_t> Rebuild(MirrorLinks links, uint64_t max_bytes);
   // The same in passing: nothing where another thread is at it.
-  void ResyncIfIdle(MirrorLinks links, uint64_t max_bytes);
-  uint64_t bytes_to_resync() const;
+  void RebuildIfIdle(MirrorLinks links, uint64_t max_bytes);
+  uint64_t bytes_to_rebuild() const;  // of each leg that is rebuilt
+  uint64_t bytes_to_resync() const;   // in which legs in sync may differ
+  uint64_t bytes_to_scrub() const { return layout_.size - scrub_at_; }
 
-  // Goes on comparing the legs in sync, and returns how many bytes of this round are left. Errors as in Resync.
+  // Calls `use` while nobody reads, writes or copies; then rebuilding begins at the beginning.
+  void Alone(absl::FunctionRef<void()> use);
+
+  // Goes on comparing the legs in sync, and returns how many bytes of this round are left. Errors as in Rebuild.
   absl::StatusOr<uint64_t> Scrub(MirrorLinks links, uint64_t max_bytes);
 
   absl::Status Check(MirrorLinks links, const CheckReport& report);
@@ -57,18 +63,20 @@ class MirrorCopier {
   const Counts& counts() const { return counts_; }
 
  private:
+  uint64_t bytes_left() const { return legs_.Rebuilding() != 0 ? bytes_to_rebuild() : bytes_to_resync(); }
+
   static constexpr uint64_t kChunk = 65536;
   static constexpr uint64_t kPiece = 4096;
 
-  enum class Why { kRead, kResync, kScrub };
+  enum class Why { kRead, kRebuild, kScrub };
 
   // Those below need mutex_, and the piece locked.
   absl::Status Unify(MirrorLinks links, Range piece, Bytes good, Why why);
   absl::Status UnifyParts(MirrorLinks links, Range piece, Bytes good, Why why, uint64_t part);
   absl::Status Rewrite(MirrorLinks links, Range piece, ConstBytes good, LegMask bad, LegMask differing, Why why);
   absl::Status ReadPiece(MirrorLinks links, Range page, Range wanted, Bytes out);
-  absl::StatusOr<uint64_t> ResyncLocked(MirrorLinks links, uint64_t max_bytes);
-  absl::Status ResyncChunk(MirrorLinks links, Range chunk);
+  absl::StatusOr<uint64_t> RebuildLocked(MirrorLinks links, uint64_t max_bytes);
+  absl::Status RebuildChunk(MirrorLinks links, Range chunk);
   absl::Status EndRound(MirrorLinks links);
 
   struct Checked;
@@ -86,12 +94,12 @@ class MirrorCopier {
   std::mutex mutex_;  // guards what follows
   std::vector<std::byte> good_;
   std::vector<std::byte> other_;
-  LegMask suspect_ = 0;                  // of Read
-  std::atomic<uint64_t> resync_at_ = 0;  // atomic for bytes_to_resync alone
-  LegMask round_ = 0;                    // rebuilding since the round began
-  bool round_whole_ = true;              // everything could be read
+  LegMask suspect_ = 0;                   // of Read
+  std::atomic<uint64_t> rebuild_at_ = 0;  // atomic for bytes_to_rebuild alone
+  LegMask round_ = 0;                     // rebuilding since the round began
+  bool round_whole_ = true;               // everything could be read
   bool region_whole_ = true;
-  uint64_t scrub_at_ = 0;
+  std::atomic<uint64_t> scrub_at_ = 0;  // the same
 };
 
 }  // namespace buse

@@ -21,9 +21,10 @@ constexpr size_t kSectorBytes = kSumAt;  // of bits
 constexpr size_t kEventAt = 8;
 constexpr size_t kLegsAt = 16;
 constexpr size_t kLegAt = 24;
+constexpr size_t kLegBytes = 24;
 constexpr size_t kSectors = sizeof(MirrorPage) / kSector;
 
-static_assert(kLegAt + 16 * MirrorHead::kMostLegs <= kSumAt);
+static_assert(kLegAt + kLegBytes * MirrorHead::kMostLegs <= kSumAt);
 static_assert(MirrorLayout::kPageWords * 8 == kSectors * kSectorBytes);
 
 // CRC-32C of the UUID, the number and the sector but for its last four bytes.
@@ -45,8 +46,9 @@ void EncodeMirrorHead(const MirrorHead& head, const Uuid& uuid, MirrorPage& page
   PutLittleEndian(page.data() + kEventAt, head.event);
   PutLittleEndian(page.data() + kLegsAt, head.legs);
   for (size_t i = 0; i < head.legs; ++i) {
-    PutLittleEndian(page.data() + kLegAt + 16 * i, head.leg[i].since);
-    PutLittleEndian(page.data() + kLegAt + 16 * i + 8, uint64_t{head.leg[i].failed});
+    std::byte* const at = page.data() + kLegAt + kLegBytes * i;
+    PutLittleEndian(at, head.leg[i].since * 2 + head.leg[i].failed);
+    std::memcpy(at + 8, head.leg[i].uuid.data(), head.leg[i].uuid.size());
   }
   PutLittleEndian(page.data() + kSumAt, Sum(uuid, kHeadNumber, page.data()));
 }
@@ -58,8 +60,10 @@ absl::optional<MirrorHead> DecodeMirrorHead(const MirrorPage& page, const Uuid& 
                      .legs = GetLittleEndian<uint64_t>(page.data() + kLegsAt)};
   if (head.legs > MirrorHead::kMostLegs) return absl::nullopt;
   for (size_t i = 0; i < head.legs; ++i) {
-    head.leg[i].since = GetLittleEndian<uint64_t>(page.data() + kLegAt + 16 * i);
-    head.leg[i].failed = GetLittleEndian<uint64_t>(page.data() + kLegAt + 16 * i + 8) != 0;
+    const std::byte* const at = page.data() + kLegAt + kLegBytes * i;
+    const uint64_t word = GetLittleEndian<uint64_t>(at);
+    head.leg[i] = {.since = word / 2, .failed = word % 2 != 0};
+    std::memcpy(head.leg[i].uuid.data(), at + 8, head.leg[i].uuid.size());
   }
   return head;
 }

@@ -3,7 +3,7 @@
 // What a Mirror keeps on each of its legs besides the data: where things lie, the head that says which legs are good, and the
 // bitmap of the regions in which the legs may differ.
 //
-// A leg, little-endian:
+// A leg, little-endian, in version 2:
 //
 //   offset         bytes
 //        0          4096  superblock of kind "mirror"; set, leg and legs say what belongs together
@@ -20,7 +20,8 @@
 //        8  8  event: grows by one with each head that is written. The copy with the higher one counts. A head is written to
 //              one copy, made durable, and then to the other: there is always one that is whole, and one may be damaged later
 //       16  8  number of legs
-//       24  .  for each leg: 8 bytes since which event it is what it is, 8 bytes 0 in sync, 1 failed
+//       24  .  for each leg 24 bytes: 8 since which event it is what it is, times 2, plus 1 if it failed; 16 UUID of the medium
+//              that is, or was last, in sync: another one in its place has nothing of worth
 //      508  4  CRC-32C of the leg's UUID and the 508 bytes
 //
 // A head fits a sector, which disks write whole, and is bound to its leg, so that none is taken for that of another medium.
@@ -50,6 +51,7 @@ struct MirrorHead {
   struct Leg {
     uint64_t since = 0;
     bool failed = false;
+    Uuid uuid = {};
     friend bool operator==(const Leg&, const Leg&) = default;
   };
 
@@ -71,6 +73,7 @@ absl::optional<MirrorHead> DecodeMirrorHead(const MirrorPage& page, const Uuid& 
 absl::StatusOr<MirrorHead> NewestMirrorHead(std::span<const absl::optional<MirrorHead>> heads);
 
 struct MirrorLayout {
+  static constexpr uint32_t kVersion = 2;  // of the format; 1 had heads without UUIDs
   static constexpr std::array<uint64_t, 2> kHeadAt = {Superblock::kBytes, Superblock::kBytes + MirrorHead::kBytes};
   static constexpr uint64_t kBitmapAt = kHeadAt[1] + MirrorHead::kBytes;
   static constexpr uint64_t kPageWords = 508;  // 64 regions each

@@ -14,6 +14,7 @@
 #include "buse/device.h"
 #include "layers/defect.h"
 #include "layers/leg_mask.h"
+#include "layers/legs_status.h"
 #include "layers/mirror_format.h"
 
 namespace buse {
@@ -21,11 +22,7 @@ namespace buse {
 // Legs as bits of a number.
 class MirrorLegs {
  public:
-  enum class State {
-    kInSync,      // has everything
-    kRebuilding,  // gets every change, and is not read until it has everything
-    kFailed,      // not used
-  };
+  using State = LegState;
 
   // One read under way on the leg that is best for it: the one that the read continues a stream on, else the one with the
   // fewest reads under way, among these the one that read nearest to here.
@@ -63,6 +60,11 @@ class MirrorLegs {
     active_ &= ~legs;
   }
   void Join(size_t leg) { in_sync_ |= Leg(leg); }
+  // Another medium takes the place of one that failed.
+  void Replace(size_t leg) {
+    slots_[leg].errors = 0;
+    active_ |= Leg(leg);
+  }
 
   State state(size_t leg) const {
     return Has(in_sync_, leg) ? State::kInSync : Has(active_, leg) ? State::kRebuilding : State::kFailed;

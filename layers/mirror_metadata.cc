@@ -5,6 +5,7 @@
 #include "layers/mirror_metadata.h"
 
 #include <algorithm>
+#include <cassert>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,7 +56,8 @@ absl::Status MirrorMetadata::Choose(std::span<const Found> found, bool degraded,
   LegMask in_sync = 0;
   LegMask rebuilding = 0;
   for (size_t leg = 0; leg < found.size(); ++leg) {
-    const bool usable = found_[leg].has_value() && !head_.leg[leg].failed;
+    const bool same = head_.leg[leg].uuid == uuids_[leg] || BUSE_DEFECT("mirror-old-leg-believed");
+    const bool usable = found_[leg].has_value() && !head_.leg[leg].failed && same;
     if (usable) {
       in_sync |= Leg(leg);
       unrecorded_ = unrecorded_ || *found_[leg] != head_ || Has(half_written_, leg);
@@ -76,7 +78,9 @@ absl::Status MirrorMetadata::Choose(std::span<const Found> found, bool degraded,
 // Whether a mirror may go without this leg for now.
 absl::Status MirrorMetadata::Judge(std::span<const Found> found, size_t leg, bool degraded) const {
   const std::string which = absl::StrCat("mirror: leg ", leg, " of ", found.size(), " ");
-  if (found[leg].uuid && !found_[leg] && !head_.leg[leg].failed) {
+  const bool failed = head_.leg[leg].failed;
+  const bool known = head_.leg[leg].uuid == uuids_[leg];
+  if (found[leg].uuid && !found_[leg] && !failed && known) {
     return absl::FailedPreconditionError(
         absl::StrCat(which,
                      "has no head that can be read, and may know of writes that the others missed: if it does not, take it "
@@ -87,10 +91,13 @@ absl::Status MirrorMetadata::Judge(std::span<const Found> found, size_t leg, boo
     return absl::FailedPreconditionError(
         absl::StrCat(which, "is missing (", found[leg].why, "): use --degraded to go on without it"));
   }
+  const std::string why =
+      failed ? absl::StrCat("it failed at event ", head_.leg[leg].since, ", the others are at event ", head_.event,
+                            ", and it knows ",
+                            found_[leg] ? absl::StrCat("nothing later than event ", found_[leg]->event) : "none")
+             : "it is not the medium that is known to be in sync";
   return absl::FailedPreconditionError(
-      absl::StrCat(which, "is stale: it failed at event ", head_.leg[leg].since, ", the others are at event ", head_.event,
-                   ", and it knows ", found_[leg] ? absl::StrCat("nothing later than event ", found_[leg]->event) : "none",
-                   ". Use --degraded to go on with the others and bring it up to date"));
+      absl::StrCat(which, "is stale: ", why, ". Use --degraded to go on with the others and bring it up to date"));
 }
 
 // A bit counts that is set on any leg in sync; what no leg can tell is in doubt.
@@ -191,7 +198,9 @@ absl::Status MirrorMetadata::Record(MirrorLinks links) {
     ++head_.event;
     for (size_t leg = 0; leg < head_.legs; ++leg) {
       const bool failed = !Has(in_sync, leg);
-      if (failed != head_.leg[leg].failed) head_.leg[leg] = {.since = head_.event, .failed = failed};
+      if (failed == head_.leg[leg].failed) continue;
+      // Of one that failed, the medium that it was is still known.
+      head_.leg[leg] = {.since = head_.event, .failed = failed, .uuid = failed ? head_.leg[leg].uuid : uuids_[leg]};
     }
     LegErrors errors;
     ForEachLeg(in_sync, [&](size_t leg) { errors.Add(leg, WriteHead(*links[leg], leg)); });
@@ -277,11 +286,31 @@ absl::Status MirrorMetadata::Rebuilt(MirrorLinks links, size_t leg) {
     status = links[leg]->Write(MirrorLayout::kBitmapAt + page * sizeof(page_), page_);
   }
   if (status.ok() && !BUSE_DEFECT("mirror-rebuilt-not-flushed")) status = links[leg]->Flush();
+  // A new medium has no head yet, and must not be known to be in sync before it has one.
+  if (status.ok() && !BUSE_DEFECT("mirror-rebuilt-without-head")) status = WriteHead(*links[leg], leg);
   errors.Add(leg, status);
   if (errors.failed != 0) return Settle(links, errors);
   unrecorded_ = true;
   legs_.Join(leg);
   return Record(links);
+}
+
+absl::Status MirrorMetadata::Fail(MirrorLinks links, size_t leg) {
+  std::lock_guard lock(mutex_);
+  if (legs_.InSync() == Leg(leg)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("mirror: leg ", leg, " cannot be taken away: it is the only one that has everything"));
+  }
+  LegErrors errors;
+  errors.Add(leg, absl::AbortedError("taken away"));
+  return Settle(links, errors);
+}
+
+void MirrorMetadata::Replace(size_t leg, const Uuid& uuid) {
+  assert(legs_.state(leg) == LegState::kFailed);
+  uuids_[leg] = uuid;
+  newer_[leg] = 0;
+  legs_.Replace(leg);
 }
 
 // ---- Check.

@@ -7,7 +7,7 @@
 //   a bit is durable on every leg in use  before  data of its region changes on any of them
 //   a failed leg is durably recorded on the others  before  any change or flush that it missed is acknowledged
 //   a flush reached every leg in use  before  a bit is cleared
-//   a rebuilt leg has flushed its data and bitmap  before  any head calls it in sync
+//   a rebuilt leg has flushed its data and bitmap, and has a head  before  any head calls it in sync
 //
 // The last leg in sync is never recorded as failed: its errors are the mirror's. Where all legs in sync fail the same request,
 // none is better than the others: the error is passed on, and the legs are in doubt there.
@@ -24,6 +24,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
 #include "buse/device.h"
@@ -58,8 +59,18 @@ class MirrorMetadata {
 
   // These legs failed where others did not. OK: that is durable.
   absl::Status Degrade(MirrorLinks links, const LegErrors& errors);
-  // The leg has everything: OK: it is in sync, durably, or failed.
+  // The leg has everything. OK: it is in sync, durably, or failed.
   absl::Status Rebuilt(MirrorLinks links, size_t leg);
+
+  // Gives up a leg, which may be in sync. kFailedPrecondition: none would be left.
+  absl::Status Fail(MirrorLinks links, size_t leg);
+  // Calls `use` while nothing is written or flushed here.
+  void Alone(absl::FunctionRef<void()> use) {
+    std::lock_guard lock(mutex_);
+    use();
+  }
+  // Another medium takes the place of a leg that failed, and is to be rebuilt. Within Alone.
+  void Replace(size_t leg, const Uuid& uuid);
 
   size_t legs() const { return uuids_.size(); }
   uint64_t event() const { return event_; }
@@ -90,7 +101,7 @@ class MirrorMetadata {
   MirrorIntents& intents_;
   MirrorLayout layout_;
   std::mutex mutex_;
-  std::vector<Uuid> uuids_;
+  std::vector<Uuid> uuids_;                               // changed where all are locked out
   std::vector<absl::optional<MirrorHead>> found_;         // by Open
   LegMask half_written_ = 0;                              // by Open: of whose head one copy is old or damaged
   MirrorHead head_;                                       // guarded by mutex_, as is what follows

@@ -5,6 +5,7 @@
 #include "layers/mirror_set.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "absl/strings/str_cat.h"
 
@@ -20,33 +21,54 @@ absl::Status MirrorSet::Open(MirrorLinks links, std::span<const MirrorMetadata::
 
 // What is copied is flushed, too.
 absl::Status MirrorSet::Flush(MirrorLinks links) {
-  copier_.ResyncIfIdle(links, options_.flush_step);
+  copier_.RebuildIfIdle(links, options_.flush_step);
   return metadata_.Flush(links);
 }
 
-MirrorStatus MirrorSet::Status() const {
+absl::Status MirrorSet::Replace(size_t leg, absl::FunctionRef<void()> close, absl::FunctionRef<absl::StatusOr<Uuid>()> open) {
+  std::lock_guard lock(replacing_);
+  if (!options_.writable) {
+    return absl::FailedPreconditionError("mirror: a leg cannot be written, so that none can be replaced: make all writable");
+  }
+  if (legs_.state(leg) != LegState::kFailed) {
+    return absl::FailedPreconditionError(absl::StrCat("mirror: leg ", leg, " is in use: only one that failed is replaced"));
+  }
+  // A call may be under way that began when it was in use; no other will use it.
+  copier_.Alone(close);
+  const absl::StatusOr<Uuid> uuid = open();
+  if (!uuid.ok()) return uuid.status();
+  copier_.Alone([&] { metadata_.Replace(leg, *uuid); });
+  return absl::OkStatus();
+}
+
+LegsStatus MirrorSet::Status() const {
+  static_assert(MirrorHead::kMostLegs <= LegsStatus::kMostLegs);
   const MirrorCopier::Counts& counts = copier_.counts();
-  MirrorStatus status = {.legs = metadata_.legs(),
-                         .event = metadata_.event(),
-                         .bytes_to_resync = copier_.bytes_to_resync(),
-                         .repaired = counts.repaired,
-                         .copied = counts.copied,
-                         .mismatched = counts.mismatched,
-                         .unreadable = counts.unreadable};
+  LegsStatus status = {.legs = metadata_.legs(),
+                       .may_fail = static_cast<size_t>(std::popcount(legs_.InSync())) - 1,
+                       .event = metadata_.event(),
+                       .bytes_of_leg = layout_.size,
+                       .bytes_to_rebuild = copier_.bytes_to_rebuild(),
+                       .bytes_to_resync = copier_.bytes_to_resync(),
+                       .bytes_to_scrub = copier_.bytes_to_scrub(),
+                       .repaired = counts.repaired,
+                       .rebuilt = counts.rebuilt,
+                       .mismatched = counts.mismatched,
+                       .unreadable = counts.unreadable};
   for (size_t leg = 0; leg < status.legs; ++leg) status.leg[leg] = {legs_.state(leg), legs_.errors(leg)};
   return status;
 }
 
-absl::Status FormatMirrorLeg(DeviceIo& link, const MirrorLayout& layout, const Superblock& superblock,
+absl::Status FormatMirrorLeg(DeviceIo& link, const MirrorLayout& layout, const MirrorHead& head, const Uuid& uuid,
                              absl::FunctionRef<void(uint64_t)> add) {
   MirrorPage page;
-  EncodeMirrorHead({.event = 1, .legs = superblock.legs}, superblock.uuid, page);
+  EncodeMirrorHead(head, uuid, page);
   for (size_t copy = 0; copy < 2; ++copy) {
     if (absl::Status status = link.Write(MirrorLayout::kHeadAt[copy], page); !status.ok()) return status;
   }
   const std::array<uint64_t, MirrorLayout::kPageWords> none = {};
   for (uint64_t number = 0; number < layout.pages; ++number) {
-    EncodeMirrorBits(none, superblock.uuid, number, page);
+    EncodeMirrorBits(none, uuid, number, page);
     absl::Status status = link.Write(MirrorLayout::kBitmapAt + number * sizeof(page), page);
     if (!status.ok()) return status;
   }
@@ -62,7 +84,7 @@ absl::Status FormatMirrorLeg(DeviceIo& link, const MirrorLayout& layout, const S
 
 Superblock MakeMirrorSuperblock(const MirrorLayout& layout, const Uuid& set, size_t leg, size_t legs) {
   return {.kind = "mirror",
-          .version = 1,
+          .version = MirrorLayout::kVersion,
           .uuid = NewUuid(),
           .set_uuid = set,
           .leg = static_cast<uint32_t>(leg),

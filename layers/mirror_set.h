@@ -5,9 +5,9 @@
 #ifndef LAYERS_MIRROR_SET_H_
 #define LAYERS_MIRROR_SET_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <span>
 #include <string>
 
@@ -17,6 +17,7 @@
 #include "buse/device.h"
 #include "buse/range_mutex.h"
 #include "layers/device_io.h"
+#include "layers/legs_status.h"
 #include "layers/mirror_copier.h"
 #include "layers/mirror_format.h"
 #include "layers/mirror_intents.h"
@@ -25,22 +26,6 @@
 #include "layers/superblock.h"
 
 namespace buse {
-
-// What a mirror says of itself while it runs. Counts are since Open.
-struct MirrorStatus {
-  struct Leg {
-    MirrorLegs::State state = MirrorLegs::State::kFailed;
-    uint64_t errors = 0;  // requests
-  };
-  size_t legs = 0;
-  std::array<Leg, MirrorHead::kMostLegs> leg = {};
-  uint64_t event = 0;
-  uint64_t bytes_to_resync = 0;
-  uint64_t repaired = 0;    // bytes that a leg could not read, got from another, and reads now
-  uint64_t copied = 0;      // bytes that were different on a leg that was brought up to date
-  uint64_t mismatched = 0;  // bytes that were different on legs in sync, as Scrub found, and nobody knows why
-  uint64_t unreadable = 0;  // bytes that no leg in sync could read
-};
 
 class MirrorSet {
  public:
@@ -64,7 +49,10 @@ class MirrorSet {
   MirrorCopier& copier() { return copier_; }
 
   absl::Status Flush(MirrorLinks links);
-  MirrorStatus Status() const;
+  // Puts another medium in the place of a leg that failed: nobody uses it while `close` closes it, nor until `open` has opened the
+  // new one, and returns its UUID.
+  absl::Status Replace(size_t leg, absl::FunctionRef<void()> close, absl::FunctionRef<absl::StatusOr<Uuid>()> open);
+  LegsStatus Status() const;
 
  private:
   MirrorLayout layout_;
@@ -74,10 +62,11 @@ class MirrorSet {
   MirrorIntents intents_;
   MirrorMetadata metadata_{legs_, intents_};
   MirrorCopier copier_{legs_, intents_, metadata_, ranges_};
+  std::mutex replacing_;
 };
 
 // What Format writes to a leg but for its superblock: heads, an empty bitmap, zeroes. `add` is told of bytes of zeroes.
-absl::Status FormatMirrorLeg(DeviceIo& link, const MirrorLayout& layout, const Superblock& superblock,
+absl::Status FormatMirrorLeg(DeviceIo& link, const MirrorLayout& layout, const MirrorHead& head, const Uuid& uuid,
                              absl::FunctionRef<void(uint64_t)> add);
 
 // The superblock of a leg with its fields, and what these say.

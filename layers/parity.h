@@ -62,13 +62,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
 #include "buse/description.h"
 #include "buse/device.h"
 #include "buse/medium.h"
 #include "buse/operations.h"
+#include "layers/leg_media.h"
 #include "layers/legs_status.h"
 #include "layers/parity_code.h"
 #include "layers/parity_format.h"
@@ -172,7 +172,7 @@ struct Parity {
   }
 
   static absl::Status Open(const Config& config, State& self) {
-    const absl::StatusOr<size_t> replaced = ReplacedLeg(config);
+    const absl::StatusOr<size_t> replaced = ReplacedLeg("parity", config.replace_leg, kLegs);
     if (!replaced.ok()) return replaced.status();
     std::array<ParityLegs::Found, kLegs> found;
     absl::optional<Superblock> first;
@@ -272,14 +272,6 @@ struct Parity {
       return status;
     }
     (std::make_index_sequence<kLegs>());
-  }
-
-  // kLegs: none.
-  static absl::StatusOr<size_t> ReplacedLeg(const Config& config) {
-    size_t leg = kLegs;
-    if (config.replace_leg.empty() || (absl::SimpleAtoi(config.replace_leg, &leg) && leg < kLegs)) return leg;
-    return absl::InvalidArgumentError(
-        absl::StrCat("parity: there is no leg \"", config.replace_leg, "\" to replace: give a number from 0 to ", kLegs - 1));
   }
 };
 

@@ -180,6 +180,7 @@ void ParityLegs::Replace(size_t leg, const Uuid& uuid) {
   assert(state(leg) == State::kFailed);
   uuids_[leg] = uuid;
   newer_[leg] = 0;
+  errors_[leg] = 0;
   active_ |= Leg(leg);
 }
 

@@ -22,6 +22,7 @@
 #include "buse/medium.h"
 #include "buse/operations.h"
 #include "layers/device_io.h"
+#include "layers/leg_media.h"
 #include "layers/parity_format.h"
 #include "layers/parity_legs.h"
 #include "layers/parity_set.h"
@@ -96,13 +97,7 @@ class ParityMedia {
   // Replaces a leg that is no leg of this parity, if nothing is on its medium.
   static absl::Status ReplaceByEmpty(const typename Leg::Config& config, State& self, size_t leg) {
     Close(self, leg);
-    const auto must_be_empty = [&]<class Leaf>(Leaf*, const typename Leaf::Config&, typename Leaf::State& state) {
-      const absl::StatusOr<std::string> contents = Contents<Leaf>(state);
-      if (!contents.ok() || contents->empty()) return contents.status();
-      return absl::FailedPreconditionError(absl::StrCat("parity: what is to replace leg ", leg, " holds ", *contents,
-                                                        ", which would be destroyed: give an empty medium"));
-    };
-    absl::Status status = AskBeforeFormat<Leg>(config, must_be_empty, true);
+    absl::Status status = CheckEmpty<Leg>("parity", leg, config);
     return status.ok() ? P::Replace(self, leg, config) : status;
   }
 
@@ -118,13 +113,10 @@ class ParityMedia {
     }
     if (absl::Status status = Leg::Open(config, self.below[leg]); !status.ok()) return status;
     const ParityLayout& layout = self.set.layout();
-    const uint64_t size = Leg::Size(self.below[leg]);
-    if (const uint64_t least = layout.data() + layout.leg_data + Superblock::kBytes; SuperblockEnd(size) < least) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("parity: what is to replace leg ", leg, " has ", size, " bytes, and needs ", least, ": make it larger"));
-    }
+    absl::Status status = CheckLargeEnough("parity", leg, Leg::Size(self.below[leg]), layout.data() + layout.leg_data);
+    if (!status.ok()) return status;
     const Superblock superblock = MakeSuperblock(layout, set, leg, self.below[leg]);
-    absl::Status status = EraseSuperblock<Leg>(self.below[leg]);
+    status = EraseSuperblock<Leg>(self.below[leg]);
     if (status.ok()) status = Format(layout, superblock, nullptr, self.below[leg], [](uint64_t) {});
     if (!status.ok()) return status;
     self.superblocks[leg] = superblock;
@@ -138,8 +130,6 @@ class ParityMedia {
     std::destroy_at(&self.below[leg]);
     std::construct_at(&self.below[leg]);
   }
-
-  static uint64_t SuperblockEnd(uint64_t size) { return size / Superblock::kBytes * Superblock::kBytes; }
 };
 
 }  // namespace buse

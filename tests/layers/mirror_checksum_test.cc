@@ -116,5 +116,22 @@ TEST_F(MirrorChecksumTest, WhatFlippedOnBothLegsIsAnErrorUntilItIsWritten) {
   EXPECT_EQ(Check(), std::vector<std::string>());
 }
 
+// With the layers below it.
+TEST_F(MirrorChecksumTest, AReplacedLegIsFormattedAndRebuilt) {
+  media_[1].medium.assign(media_[1].medium.size(), std::byte{0});
+  state_ = std::make_unique<Stack::State>();
+  Stack::Config config = Config();
+  config.replace_leg = "1";
+  ASSERT_EQ(Stack::Open(config, *state_), absl::OkStatus());
+  EXPECT_EQ(Stack::Status(*state_).leg[1].state, MirrorLegs::State::kRebuilding);
+  EXPECT_EQ(*Stack::Rebuild(*state_, content_.size()), 0u);
+  EXPECT_EQ(Stack::Flush(*state_), absl::OkStatus());
+  EXPECT_EQ(Check(), std::vector<std::string>());
+  EXPECT_NE(std::search(media_[1].medium.begin(), media_[1].medium.end(), content_.begin(), content_.end()),
+            media_[1].medium.end());
+  Open();
+  for (uint64_t block = 0; block < content_.size() / kBlock; ++block) EXPECT_EQ(ReadBlock(block), absl::OkStatus());
+}
+
 }  // namespace
 }  // namespace buse::testing

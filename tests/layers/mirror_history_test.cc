@@ -68,7 +68,7 @@ class Expected {
 
 struct Totals {
   uint64_t histories = 0, reads = 0, read_errors = 0, writes = 0, write_errors = 0, opens = 0, opens_refused = 0, apart = 0,
-           repaired = 0, copied = 0, lost = 0;
+           repaired = 0, rebuilt = 0, lost = 0, replaced = 0;
 };
 
 template <Device M>
@@ -145,7 +145,7 @@ class History {
 
   void Count() {
     totals_.repaired += M::Status(*state_).repaired;
-    totals_.copied += M::Status(*state_).copied;
+    totals_.rebuilt += M::Status(*state_).rebuilt;
   }
 
   std::string Read(uint64_t sector, uint64_t n) {
@@ -195,6 +195,23 @@ class History {
     }
   }
 
+  // Puts a new disk in place of a leg that failed, while it is open.
+  std::string Replace(size_t leg) {
+    if (M::Status(*state_).leg[leg].state != LegState::kFailed) return "";
+    auto disk = std::make_unique<BadDisk>(kDisk);
+    disk->random.seed(random_());
+    absl::Status status;
+    medium_internal::ForEachBelow<typename M::Below>([&]<class Branch>(auto number, Branch*) {
+      if (number == leg) status = M::template Replace<number>(*state_, {disk.get()});
+      return true;
+    });
+    Log("leg ", leg, " replaced ", status.message(), " ", States());
+    if (!status.ok()) return absl::StrCat("replacing leg ", leg, ": ", status.ToString());
+    disks_[leg] = std::move(disk);
+    ++totals_.replaced;
+    return "";
+  }
+
   // Closes, lets things happen, and opens again: with a leg among them that has everything and works.
   std::string Reopen() {
     LegMask in_sync = 0;
@@ -225,7 +242,7 @@ class History {
     const uint64_t sector = Below(kSectors - n + 1);
     const size_t leg = Below(kLegs);
     BadDisk& disk = *disks_[leg];
-    switch (Below(16)) {
+    switch (Below(17)) {
       case 0:
       case 1:
       case 2:
@@ -257,9 +274,11 @@ class History {
         Log("leg ", leg, disk.dead ? " died" : " lives");
         return "";
       case 13:
-        M::Resync(*state_, kSector + Below(8192)).status().IgnoreError();
+        M::Rebuild(*state_, kSector + Below(8192)).status().IgnoreError();
         Log("resync ", States());
         return "";
+      case 15:
+        return Replace(leg);
       case 14:
         M::Scrub(*state_, kSector + Below(8192)).status().IgnoreError();
         Log("scrub ", States());
@@ -290,7 +309,7 @@ class History {
       }
     }
     for (int i = 0; i < 100; ++i) {
-      absl::StatusOr<uint64_t> left = M::Resync(*state_, 1 << 20);
+      absl::StatusOr<uint64_t> left = M::Rebuild(*state_, 1 << 20);
       if (!left.ok()) return absl::StrCat("resync: ", left.status().ToString());
       if (*left == 0) break;
     }
@@ -352,13 +371,13 @@ void Print(const Totals& t) {
   std::printf(
       "%llu histories; %llu reads, %llu of them errors; %llu writes, %llu of them errors; %llu opens, %llu of them refused, "
       "%llu "
-      "for good; %llu bytes repaired, %llu copied, %llu sectors lost\n",
+      "for good; %llu bytes repaired, %llu rebuilt, %llu sectors lost; %llu legs replaced\n",
       static_cast<unsigned long long>(t.histories), static_cast<unsigned long long>(t.reads),
       static_cast<unsigned long long>(t.read_errors), static_cast<unsigned long long>(t.writes),
       static_cast<unsigned long long>(t.write_errors), static_cast<unsigned long long>(t.opens),
       static_cast<unsigned long long>(t.opens_refused), static_cast<unsigned long long>(t.apart),
-      static_cast<unsigned long long>(t.repaired), static_cast<unsigned long long>(t.copied),
-      static_cast<unsigned long long>(t.lost));
+      static_cast<unsigned long long>(t.repaired), static_cast<unsigned long long>(t.rebuilt),
+      static_cast<unsigned long long>(t.lost), static_cast<unsigned long long>(t.replaced));
 }
 
 template <Device M>

@@ -217,7 +217,7 @@ TEST_F(MirrorTest, WhateverCallToOneLegFailsNobodyNoticesAndItIsGivenUpDurably) 
         Open(true);
         EXPECT_EQ(StateOf(leg), State::kRebuilding);
         EXPECT_EQ(Read(), now);
-        EXPECT_EQ(*Stack::Resync(*state_, 1 << 20), 0u);
+        EXPECT_EQ(*Stack::Rebuild(*state_, 1 << 20), 0u);
         EXPECT_EQ(StateOf(leg), State::kInSync);
         EXPECT_EQ(DataOf(script), now);
         Open();
@@ -414,7 +414,7 @@ TEST_F(BadMirrorTest, RegionsThatWereBeingWrittenReadTheSameTwiceAndAreResynchro
   }
   disks_[0].dead = false;
   Open(true);
-  EXPECT_EQ(*BadMirror::Resync(*state_, 1 << 20), 0u);
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
   EXPECT_EQ(Checked(), std::vector<std::string>());
 }
 
@@ -434,7 +434,7 @@ TEST_F(BadMirrorTest, AStaleLegIsRebuiltInStepsBesideChanges) {
   disks_[1].missing = true;
   EXPECT_THAT(TryOpen().message(), HasSubstr("leg 1 of 2 is missing (missing): use --degraded to go on without it"));
   Open(true);
-  EXPECT_EQ(BadMirror::Status(*state_).bytes_to_resync, 0u) << "there is nothing to write to";
+  EXPECT_EQ(BadMirror::Status(*state_).bytes_to_rebuild, 0u) << "there is nothing to write to";
   EXPECT_TRUE(BadMirror::Write(*state_, 0, Pattern(kSize)).ok());
   EXPECT_TRUE(BadMirror::Flush(*state_).ok());
   disks_[1].missing = false;
@@ -446,12 +446,12 @@ TEST_F(BadMirrorTest, AStaleLegIsRebuiltInStepsBesideChanges) {
   }
   Open(true);
   EXPECT_EQ(StateOf(1), State::kRebuilding);
-  EXPECT_EQ(BadMirror::Status(*state_).bytes_to_resync, kSize);
-  EXPECT_EQ(*BadMirror::Resync(*state_, 1), kSize - kRegion) << "a chunk, which ends with a region";
+  EXPECT_EQ(BadMirror::Status(*state_).bytes_to_rebuild, kSize);
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1), kSize - kRegion) << "a chunk, which ends with a region";
   EXPECT_TRUE(BadMirror::Write(*state_, 0, Pattern(1024, 5)).ok());
   EXPECT_TRUE(BadMirror::Write(*state_, kSize - 512, Pattern(512, 5)).ok());
   EXPECT_EQ(StateOf(1), State::kRebuilding);
-  EXPECT_EQ(*BadMirror::Resync(*state_, 1 << 20), 0u);
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
   EXPECT_EQ(StateOf(1), State::kInSync);
   EXPECT_EQ(CompareLegs<BadMirror>(*state_, {0, kSize}), "");
   Open();
@@ -463,10 +463,10 @@ TEST_F(BadMirrorTest, WhatNoLegCanReadKeepsAStaleLegFromBecomingInSync) {
   disks_[1].missing = false;
   disks_[0].rotten[kFirst + 3] = true;
   Open(true);
-  EXPECT_EQ(BadMirror::Resync(*state_, 1 << 20).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(BadMirror::Rebuild(*state_, 1 << 20).status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(StateOf(1), State::kRebuilding);
   EXPECT_TRUE(BadMirror::Write(*state_, 1536, Pattern(512)).ok());
-  EXPECT_EQ(*BadMirror::Resync(*state_, 1 << 20), 0u);
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
   EXPECT_EQ(StateOf(1), State::kInSync);
 }
 
@@ -489,7 +489,7 @@ TEST_F(BadMirrorTest, ALegWhoseHeadsAreBothDamagedMayKnowMoreAndIsRefused) {
   Open(true);
   disks_[1].missing = false;
   Open(true);
-  EXPECT_EQ(*BadMirror::Resync(*state_, 1 << 20), 0u);
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
   Open();
 }
 
@@ -499,6 +499,119 @@ TEST_F(BadMirrorTest, WithoutAnyLegThereIsNoMirror) {
   disks_[0].missing = disks_[1].missing = false;
   for (BadDisk& disk : disks_) disk.rotten[4096 / 512] = disk.rotten[8192 / 512] = true;
   EXPECT_EQ(TryOpen(true).code(), absl::StatusCode::kDataLoss);
+}
+
+// ---- Replacing a leg.
+
+TEST_F(BadMirrorTest, ALegIsReplacedWhileItIsUsed) {
+  const std::vector<std::byte> all = Pattern(kSize);
+  BadDisk spare(kLegSize);
+  EXPECT_THAT(BadMirror::Replace<1>(*state_, {&spare}).message(), HasSubstr("leg 1 is in use"));
+  EXPECT_EQ(BadMirror::Fail(*state_, 1), absl::OkStatus());
+  EXPECT_EQ(StateOf(1), State::kFailed);
+  EXPECT_EQ(BadMirror::Status(*state_).may_fail, 0u);
+  EXPECT_THAT(BadMirror::Fail(*state_, 0).message(), HasSubstr("the only one that has everything"));
+  EXPECT_EQ(BadMirror::Replace<1>(*state_, {&spare}), absl::OkStatus());
+  EXPECT_EQ(StateOf(1), State::kRebuilding);
+  EXPECT_EQ(BadMirror::Status(*state_).leg[1].errors, 0u);
+  EXPECT_EQ(BadMirror::Status(*state_).bytes_to_rebuild, kSize);
+  EXPECT_EQ(BadMirror::Write(*state_, 512, Pattern(512, 3)), absl::OkStatus());
+  EXPECT_EQ(BadMirror::Write(*state_, 512, ConstBytes(all).subspan(512, 512)), absl::OkStatus());
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
+  EXPECT_EQ(StateOf(1), State::kInSync);
+  EXPECT_EQ(BadMirror::Status(*state_).may_fail, 1u);
+  EXPECT_EQ(Checked(), std::vector<std::string>());
+  // The other one is not needed any more.
+  disks_[0].dead = true;
+  ExpectPattern();
+  disks_[0].dead = false;
+  std::swap(disks_[1], spare);
+  Open(true);
+  EXPECT_EQ(StateOf(1), State::kInSync);
+  EXPECT_EQ(BadMirror::Write(*state_, 0, Pattern(kSize, 2)), absl::OkStatus());
+  EXPECT_EQ(BadMirror::Flush(*state_), absl::OkStatus());
+  // The one that was replaced is of the set, never failed as far as it knows, and has no say.
+  std::swap(disks_[1], spare);
+  EXPECT_THAT(TryOpen().message(), HasSubstr("leg 1 of 2 is stale: it is not the medium that is known to be in sync"));
+  Open(true);
+  EXPECT_EQ(StateOf(1), State::kRebuilding);
+  std::vector<std::byte> bytes(kSize);
+  EXPECT_EQ(BadMirror::Read(*state_, 0, bytes), absl::OkStatus());
+  EXPECT_EQ(bytes, Pattern(kSize, 2));
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
+  Open();
+  EXPECT_EQ(Checked(), std::vector<std::string>());
+}
+
+TEST_F(BadMirrorTest, AReplacementMayHoldAnythingWhereTheCallerSaysSo) {
+  BadDisk spare(kLegSize);
+  for (BadDisk::Sector& sector : spare.sectors) sector.fill(std::byte{0xe5});
+  EXPECT_EQ(BadMirror::Fail(*state_, 0), absl::OkStatus());
+  EXPECT_EQ(BadMirror::Replace<0>(*state_, {&spare}), absl::OkStatus());
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
+  EXPECT_EQ(CompareLegs<BadMirror>(*state_, {0, kSize}), "");
+  std::swap(disks_[0], spare);
+  Open();
+  ExpectPattern();
+  EXPECT_EQ(Checked(), std::vector<std::string>());
+}
+
+TEST_F(BadMirrorTest, ALegThatIsReplacedWhileItIsRebuiltIsRebuiltFromTheBeginning) {
+  BadDisk first(kLegSize), second(kLegSize);
+  EXPECT_EQ(BadMirror::Fail(*state_, 1), absl::OkStatus());
+  EXPECT_EQ(BadMirror::Replace<1>(*state_, {&first}), absl::OkStatus());
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, kSize / 2), kSize / 2);
+  EXPECT_EQ(BadMirror::Fail(*state_, 1), absl::OkStatus());
+  EXPECT_EQ(BadMirror::Replace<1>(*state_, {&second}), absl::OkStatus());
+  EXPECT_EQ(BadMirror::Status(*state_).bytes_to_rebuild, kSize);
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
+  EXPECT_EQ(CompareLegs<BadMirror>(*state_, {0, kSize}), "");
+  EXPECT_EQ(BadMirror::Fail(*state_, 0), absl::OkStatus());
+  ExpectPattern();
+}
+
+TEST_F(BadMirrorTest, AReplacementThatIsTooSmallOrFailsIsRefusedAndTheNextIsTaken) {
+  BadDisk small(kLegSize - 4096), dead(kLegSize), spare(kLegSize);
+  dead.dead = true;
+  EXPECT_EQ(BadMirror::Fail(*state_, 1), absl::OkStatus());
+  EXPECT_THAT(BadMirror::Replace<1>(*state_, {&small}).message(),
+              HasSubstr(absl::StrCat("what is to replace leg 1 has ", kLegSize - 4096, " bytes, and needs ", kLegSize)));
+  EXPECT_EQ(StateOf(1), State::kFailed);
+  EXPECT_FALSE(BadMirror::Replace<1>(*state_, {&dead}).ok());
+  EXPECT_EQ(StateOf(1), State::kFailed);
+  ExpectPattern();
+  EXPECT_EQ(BadMirror::Replace<1>(*state_, {&spare}), absl::OkStatus());
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
+  EXPECT_EQ(StateOf(1), State::kInSync);
+}
+
+TEST_F(BadMirrorTest, AnEmptyMediumReplacesALegThatIsNamed) {
+  const auto replace = [&](const std::string& leg) {
+    state_ = std::make_unique<BadMirror::State>();
+    BadMirror::Config config = Config();
+    config.replace_leg = leg;
+    return BadMirror::Open(config, *state_);
+  };
+  EXPECT_THAT(replace("2").message(), HasSubstr("there is no leg \"2\" to replace: give a number from 0 to 1"));
+  EXPECT_THAT(replace("one").message(), HasSubstr("there is no leg \"one\""));
+  disks_[1] = BadDisk(kLegSize);
+  for (BadDisk::Sector& sector : disks_[1].sectors) sector.fill(std::byte{0xe5});
+  EXPECT_THAT(replace("1").message(), HasSubstr("what is to replace leg 1 holds"));
+  disks_[1] = BadDisk(kLegSize);
+  EXPECT_THAT(TryOpen(true).message(), HasSubstr("the medium was never formatted"));
+  EXPECT_EQ(replace("1"), absl::OkStatus());
+  EXPECT_EQ(StateOf(1), State::kRebuilding);
+  ExpectPattern();
+  // Cut off, it begins again with the same command.
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, kSize / 2), kSize / 2);
+  EXPECT_EQ(replace("1"), absl::OkStatus());
+  EXPECT_EQ(StateOf(1), State::kRebuilding);
+  EXPECT_EQ(BadMirror::Status(*state_).bytes_to_rebuild, kSize);
+  EXPECT_EQ(*BadMirror::Rebuild(*state_, 1 << 20), 0u);
+  // And when it is done, the command does nothing.
+  EXPECT_EQ(replace("1"), absl::OkStatus());
+  EXPECT_EQ(StateOf(1), State::kInSync);
+  EXPECT_EQ(Checked(), std::vector<std::string>());
 }
 
 TEST_F(MirrorTest, WhatBelongsNotTogetherIsRefused) {
@@ -674,14 +787,49 @@ TEST_F(MirrorTest, ThreadsGoOnWhileALegFailsAndWhileItIsRebuilt) {
     }
     for (uint64_t i = 0; i < 3; ++i) threads.emplace_back(write, i);
     threads.emplace_back([&] {
-      while (writers > 0) EXPECT_TRUE(Stack::Resync(*state_, 4096).ok());
+      while (writers > 0) EXPECT_TRUE(Stack::Rebuild(*state_, 4096).ok());
     });
     for (std::thread& thread : threads) thread.join();
     a_.fail_at = -1;
     Open(true);
-    EXPECT_EQ(*Stack::Resync(*state_, 1 << 20), 0u);
+    EXPECT_EQ(*Stack::Rebuild(*state_, 1 << 20), 0u);
     EXPECT_EQ(DataOf(a_), DataOf(b_));
   }
+}
+
+TEST_F(MirrorTest, ThreadsGoOnWhileALegIsReplaced) {
+  std::array<Script, 4> spares;
+  std::atomic<int> writers = 3;
+  std::vector<std::thread> threads;
+  const auto write = [&](uint64_t number) {
+    std::vector<std::byte> read(512);
+    for (int i = 0; i < 300; ++i) {
+      const uint64_t at = (number * 7 + i) % (kSize / 1536) * 1536 + number * 512;
+      const std::vector<std::byte> in = Pattern(512, i);
+      EXPECT_EQ(Stack::Write(*state_, at, in), absl::OkStatus());
+      EXPECT_EQ(Stack::Prefetch(*state_, {at, 512}), absl::OkStatus());
+      EXPECT_EQ(Stack::Read(*state_, at, read), absl::OkStatus());
+      EXPECT_EQ(read, in);
+      EXPECT_TRUE(i % 8 != 0 || Stack::Flush(*state_).ok());
+    }
+    --writers;
+  };
+  for (uint64_t i = 0; i < 3; ++i) threads.emplace_back(write, i);
+  threads.emplace_back([&] {
+    while (writers > 0) {
+      EXPECT_TRUE(Stack::Rebuild(*state_, 4096).ok());
+      EXPECT_TRUE(Stack::Scrub(*state_, 4096).ok());
+    }
+  });
+  for (Script& spare : spares) {
+    EXPECT_EQ(Stack::Fail(*state_, 0), absl::OkStatus());
+    EXPECT_EQ(Stack::Replace<0>(*state_, {.size = kLegSize, .script = &spare}), absl::OkStatus());
+    while (Stack::Status(*state_).leg[0].state != State::kInSync) EXPECT_TRUE(Stack::Rebuild(*state_, 4096).ok());
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(*Stack::Rebuild(*state_, 1 << 20), 0u);
+  EXPECT_EQ(Stack::Status(*state_).mismatched, 0u);
+  EXPECT_EQ(DataOf(spares.back()), DataOf(b_));
 }
 
 // ---- In a sandwich.

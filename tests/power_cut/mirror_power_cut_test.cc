@@ -48,21 +48,41 @@ struct Weakness {
   int missing_from = 1000000000;
   Range refused = {};  // in the exploration
   uint64_t idle_flushes = 1;
+  bool replaced = false;            // by an empty disk, in the exploration
+  bool old_one_comes_back = false;  // after a cut, in place of the new one
 };
 
 template <class M>
 PowerCutTest<Agreeing<M>> Exploration(Weakness weakness = {}) {
-  auto times = std::make_shared<int>(0);
+  struct Known {
+    int times = 0;
+    Rack::Platters start;
+  };
+  auto known = std::make_shared<Known>();
   PowerCutTest<Agreeing<M>> test;
-  test.configure = [weakness, times](Rack& rack) {
-    ++*times;
+  test.configure = [weakness, known](Rack& rack) {
+    const int times = ++known->times;
+    if (times == 4) known->start = rack.Save();
+    bool cut = false;
+    for (size_t i = 0; times > 4 && i < rack.size(); ++i) cut = cut || rack.slot(i).platter != known->start[i];
     typename M::Config config = {.region_size = kRegion, .degraded = true, .idle_flushes = weakness.idle_flushes};
     medium_internal::ForEachBelow<typename M::Below>([&]<class Branch>(auto leg, Branch*) {
       auto& below = std::get<leg>(config.below);
       below.below = rack.Disk<typename Branch::Below>(kDisk);
-      if (leg != weakness.leg || *times == 1) return true;
-      below.missing = *times <= weakness.missing_until || *times >= weakness.missing_from;
-      if (*times > 3) below.refused = weakness.refused;
+      if (leg != weakness.leg || times == 1) return true;
+      below.missing = times <= weakness.missing_until || times >= weakness.missing_from;
+      if (times > 3) below.refused = weakness.refused;
+      return true;
+    });
+    if (!weakness.replaced) return config;
+    medium_internal::ForEachBelow<typename M::Below>([&]<class Branch>(auto leg, Branch*) {
+      // A disk more, which nobody has written to.
+      if (leg == weakness.leg) {
+        const auto spare = rack.Disk<typename Branch::Below>(kDisk);
+        if (times <= 3 || (cut && weakness.old_one_comes_back)) return true;
+        std::get<leg>(config.below).below = spare;
+        config.replace_leg = std::to_string(leg);
+      }
       return true;
     });
     return config;
@@ -122,6 +142,21 @@ TEST(MirrorPowerCutTest, AMirrorSurvivesThatALegFails) {
   }
 }
 
+// The power also goes while the new leg is made.
+TEST(MirrorPowerCutTest, AMirrorWhoseLegIsReplacedSurvives) {
+  for (size_t leg = 0; leg < 2; ++leg) {
+    auto test = Exploration<Pair<>>({.leg = leg, .replaced = true});
+    test.exhaustive_steps = 2;
+    ExpectSurvivesPowerCuts<Agreeing<Pair<>>>(test);
+  }
+}
+
+TEST(MirrorPowerCutTest, AMirrorSurvivesThatTheLegComesBackThatWasReplaced) {
+  auto test = Exploration<Pair<>>({.leg = 1, .replaced = true, .old_one_comes_back = true});
+  test.exhaustive_steps = 2;
+  ExpectSurvivesPowerCuts<Agreeing<Pair<>>>(test);
+}
+
 // Threads that meet at regions, intents and flushes.
 TEST(MirrorPowerCutTest, ThreadsThatMeetSurvive) {
   Agreeing<Pair<>>::compares = false;
@@ -174,6 +209,22 @@ TEST(MirrorPowerCutTest, FindsATrimThatReachesOneLeg) {
 
 TEST(MirrorPowerCutTest, FindsALegCalledInSyncBeforeItWasFlushed) {
   EXPECT_NE(FailureWith("mirror-rebuilt-not-flushed", {.leg = 1, .missing_until = 3}), "");
+}
+
+TEST(MirrorPowerCutTest, FindsANewLegThatIsReadBeforeItWasRebuilt) {
+  EXPECT_NE(FailureWith("mirror-reads-stale-leg", {.leg = 0, .replaced = true}), "");
+}
+
+TEST(MirrorPowerCutTest, FindsANewLegCalledInSyncBeforeItWasFlushed) {
+  EXPECT_NE(FailureWith("mirror-rebuilt-not-flushed", {.leg = 1, .replaced = true}), "");
+}
+
+TEST(MirrorPowerCutTest, FindsANewLegCalledInSyncBeforeItHasAHead) {
+  EXPECT_THAT(FailureWith("mirror-rebuilt-without-head", {.leg = 1, .replaced = true}), HasSubstr("no head that can be read"));
+}
+
+TEST(MirrorPowerCutTest, FindsALegThatIsBelievedThoughItWasReplaced) {
+  EXPECT_NE(FailureWith("mirror-old-leg-believed", {.leg = 1, .replaced = true, .old_one_comes_back = true}), "");
 }
 
 }  // namespace
