@@ -205,8 +205,9 @@ class KernelTest : public ::testing::Test {
 
   Result Shell(const std::string& command) {
     const std::string log = Path("shell." + std::to_string(++logs_));
-    Process shell({"timeout", "-k", "1", "30", "bash", "-c", command}, log);
-    const int code = shell.Wait(seconds(40));
+    // What hangs is to be told from what is slow on a machine that compiles meanwhile.
+    Process shell({"timeout", "-k", "1", "60", "bash", "-c", command}, log);
+    const int code = shell.Wait(seconds(70));
     return {code, shell.output()};
   }
 
