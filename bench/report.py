@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Turns the benchmark's JSON into one page with plots: bazel run -c opt //bench:report -- FILE.json [FILE.html]
+"""Turns the benchmark's JSON into one page with plots: bazel run -c opt //bench:report -- FILE.json [FILE.html | FILE.svg]
 
-The page needs nothing else: no script, no font, no network. It follows the reader's choice of light or dark.
+The page needs nothing else: no script, no font, no network. It follows the reader's choice of light or dark. FILE.svg is one
+picture alone, what an empty layer costs.
 """
 
 import html
@@ -186,7 +187,8 @@ class Page:
         return plot(f"{row['name']}: latency", self.curves(points), "part of the requests that took no longer", "µs", ticks, False,
                     True)
 
-    def layers(self):
+    def layers_plot(self):
+        """What an empty layer costs, as SVG; empty where that was not measured."""
         families = {"buse": [], "nbdkit": []}
         for row in self.data["rows"]:
             if row["group"] != "layers" or not row.get("work"):
@@ -197,17 +199,24 @@ class Page:
                 if value:
                     families[name].append((int(layers), value, f"{layers} layers: {value:.2f} µs"))
             break
-        else:
-            return
-        if not any(families.values()):
+        return plot("cost of an empty layer", [(n, "--c1" if n == "buse" else "--c0", n == "buse", sorted(p))
+                                               for n, p in families.items()],
+                    "layers", "µs of CPU per request", [(n, str(n)) for n in (0, 4, 8, 16, 24, 32)])
+
+    def layers(self):
+        picture = self.layers_plot()
+        if not picture:
             return
         self.heading("What an empty layer costs",
                      "CPU of the server for each request through layers that do nothing: Passthrough over Memory, compiled into one "
                      "program, and nbdkit's nofilter, loaded at run time. Both with one thread for each connection or in all.")
-        points = {("buse", "ours"): families["buse"], ("nbdkit", "peer"): families["nbdkit"]}
-        self.figure(plot("cost of an empty layer", [(n, "--c1" if n == "buse" else "--c0", n == "buse", sorted(p))
-                                                    for (n, _), p in points.items()],
-                         "layers", "µs of CPU per request", [(n, str(n)) for n in (0, 4, 8, 16, 24, 32)]))
+        self.figure(picture)
+
+    def render_layers(self):
+        picture = self.layers_plot()
+        if not picture:
+            raise ValueError("it has no row of the group layers: measure with --rows layers")
+        return picture.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f"><style>{STYLE}</style>", 1)
 
     def table(self, row):
         works = bool(row.get("work"))
@@ -293,7 +302,7 @@ def main(arguments):
             data = json.load(file)
         if data.get("format") != "buse-bench 1":
             raise ValueError('its format is not "buse-bench 1"')
-        page = Page(data).render()
+        page = Page(data).render_layers() if target.endswith(".svg") else Page(data).render()
         with open(target, "w", encoding="utf-8") as file:
             file.write(page)
     except (OSError, ValueError) as error:

@@ -58,6 +58,24 @@ TEST(BenchTest, AQuickRunMeasuresEveryKindOfRowAndItsReportIsMade) {
   ExpectContains(html, "memory/footprint");
   EXPECT_EQ(html.find("src="), std::string::npos) << "the page needs nothing from elsewhere";
   EXPECT_EQ(html.find("<script"), std::string::npos);
+  const Result picture = RunToEnd({Runfile("bench/report"), json, ::testing::TempDir() + "/quick.svg"});
+  EXPECT_EQ(picture.exit_code, 1);
+  ExpectContains(picture.output, "--rows layers");
+}
+
+TEST(BenchTest, ThePictureOfEmptyLayersStandsAlone) {
+  const std::string json = ::testing::TempDir() + "/layers.json";
+  const std::string picture = ::testing::TempDir() + "/layers.svg";
+  const Result run = RunToEnd({kBench, "--quick", "--rows", "layers", "--subjects", "buse-0,buse-32,nbdkit-0,nbdkit-32", "--folder",
+                               ::testing::TempDir(), "--json", json});
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  const Result report = RunToEnd({Runfile("bench/report"), json, picture});
+  ASSERT_EQ(report.exit_code, 0) << report.output;
+  const std::string svg = ReadFile(picture);
+  EXPECT_EQ(svg.rfind("<svg xmlns=", 0), 0u) << svg.substr(0, 100);
+  ExpectContains(svg, "<style>");
+  ExpectContains(svg, "buse: 32 layers: ");
+  ExpectContains(svg, "nbdkit: 32 layers: ");
 }
 
 TEST(BenchTest, FiveRunsTellRatios) {
