@@ -32,7 +32,7 @@ namespace buse {
 
 // Serves one client. Used by one thread; many connections may share one Exported. Allocates nothing in transmission, but for
 // the message of what fails, and workers when the first is needed. Memory: Buffers, plus about 50 KiB; with workers as much
-// again, and about 100 KiB for each.
+// again, and about 100 KiB for each, half of which its two fibers take.
 template <Device Stack, Transport T>
 class Connection {
  public:

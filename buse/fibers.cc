@@ -175,7 +175,7 @@ bool Fibers::Wait(int fd) {
   std::array<pollfd, 2> queries = {{{ring_.ring_fd, POLLIN, 0}, {fd, POLLIN, 0}}};
   // What the kernel did not take for now is tried again.
   const int limit = io_uring_sq_ready(&ring_) > 0 ? 1 : -1;
-  return poll(queries.data(), queries.size(), limit) >= 0 && queries[1].revents == 0;
+  return poll(queries.data(), queries.size(), limit) <= 0 || queries[1].revents == 0;
 }
 
 // There is one for each fiber, as each waits for one thing.

@@ -4,6 +4,9 @@
 // (buse/io.h); then it is parked, the kernel does that by itself (io_uring), and others run. So a batch of requests costs a system
 // call to hand over and one to collect, where workers take two wake-ups for each.
 //
+// What is under way when the process is killed keeps its file open, and so locked, until it is done: whoever serves the file next
+// does not meet it.
+//
 // Only for devices that may be parked (buse::MayPark): whoever is parked with a lock held would keep it from those that run in the
 // same thread, for ever.
 

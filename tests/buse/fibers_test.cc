@@ -229,6 +229,10 @@ TEST_F(FibersTest, ASignalStopsBetweenTwoRequestsAndWhatIsParkedIsAnswered) {
   Piped::AwaitRunning(served.device, 1);
   pthread_kill(served.thread(), SIGUSR1);  // of no consequence
   EXPECT_FALSE(served.Readable(20));
+  Feed("soon");
+  EXPECT_EQ(served.Receive(20), SimpleReply(0, 1, "soon"));
+  served.Send(Slow(1));
+  Piped::AwaitRunning(served.device, 1);
   stopper.stop = true;
   for (int i = 0; i < 5; ++i) {
     pthread_kill(served.thread(), SIGUSR1);
