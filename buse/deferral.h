@@ -150,7 +150,10 @@ class Deferral {
   // Waits until all that was left for later is answered.
   absl::Status Drain() {
     if (workers_ == nullptr) return absl::OkStatus();
-    while (FibersUnderWay()) WaitForFiber();
+    while (FibersOwe()) {
+      ProceedWithFibers();
+      WaitForFiber();
+    }
     return workers_->Drain();
   }
 
@@ -167,7 +170,8 @@ class Deferral {
     workers_->Start(task);
   }
 
-  bool FibersUnderWay() const { return kHasFibers && fibers_ != nullptr && fibers_->under_way() > 0; }
+  // Whether there are answers still to come from them.
+  bool FibersOwe() const { return kHasFibers && fibers_ != nullptr && (fibers_->under_way() > 0 || !fibers_->done().empty()); }
 
   // One round: what is done is answered.
   void ProceedWithFibers() {
@@ -178,14 +182,13 @@ class Deferral {
   }
 
   void WaitForFiber() {
-    ProceedWithFibers();
-    if (FibersUnderWay()) fibers_->Wait(-1);
+    if (fibers_->under_way() > 0) fibers_->Wait(-1);
   }
 
   void RunFibersUntilReadable(const Carrier& transport) {
     for (;;) {
       ProceedWithFibers();
-      if (!FibersUnderWay() || transport.Stopping()) return;
+      if (fibers_->under_way() == 0 || transport.Stopping()) return;
       if (!fibers_->Wait(transport.fd())) return;
     }
   }
@@ -206,9 +209,10 @@ class Deferral {
     if (task == nullptr) {
       // Nothing may wait for room that could be answered now.
       if (absl::Status status = session.stream.SendReplies(); !status.ok()) return status;
-      while (task == nullptr && FibersUnderWay()) {
-        WaitForFiber();
+      while (task == nullptr && FibersOwe()) {
+        ProceedWithFibers();
         task = workers_->TryTake(bytes);
+        if (task == nullptr) WaitForFiber();
       }
       if (task == nullptr) task = &workers_->Take(bytes);
     }

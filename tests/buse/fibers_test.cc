@@ -56,9 +56,11 @@ static_assert(MayPark<Stats<Log<Passthrough<Offset<Stripe<2, FileBacked>>>>>>())
 static_assert(!MayPark<Checksum<FileBacked>>(), "its locks are held across calls");
 static_assert(!MayPark<Passthrough<Cache<FileBacked>>>() && !MayPark<Retry<FileBacked>>());
 
-// A file whose bytes from kSlow on are those that come through a pipe, to be waited for.
+// A file whose bytes from kSlow on are those that come through a pipe, to be waited for, and the first block is zeroes that take
+// no system call.
 struct Piped {
   static constexpr uint64_t kSlow = 1 << 20;
+  static constexpr uint64_t kAtOnce = 512;
 
   struct Config {
     int file = -1, pipe = -1;
@@ -81,6 +83,10 @@ struct Piped {
   static uint64_t Size(const State&) { return 2 * kSlow; }
   static absl::Status Read(State& self, uint64_t offset, Bytes out) {
     const Running running(self);
+    if (offset + out.size() <= kAtOnce) {
+      std::fill(out.begin(), out.end(), std::byte{0});
+      return absl::OkStatus();
+    }
     return offset >= kSlow ? ReadFully(self.pipe, 0, out, "pipe") : ReadFully(self.file, offset, out, "file");
   }
   static absl::Status Write(State& self, uint64_t offset, ConstBytes in) {
@@ -140,10 +146,10 @@ TEST_F(FibersTest, ASlowReadHoldsUpNothingElse) {
   served.Send(Slow(1) + Slow(2));
   Piped::AwaitRunning(served.device, 2);
   const std::pair<std::string, std::string> others[] = {
-      {Request(0, kRead, 3, 0, 4), SimpleReply(0, 3, std::string(4, '\0'))},
-      {Request(0, kWrite, 4, 100, 4) + "data", SimpleReply(0, 4)},
+      {Request(0, kRead, 3, 5000, 4), SimpleReply(0, 3, std::string(4, '\0'))},
+      {Request(0, kWrite, 4, 5100, 4) + "data", SimpleReply(0, 4)},
       {Request(0, kFlush, 5, 0, 0), SimpleReply(0, 5)},
-      {Request(0, kRead, 6, 99, 6), SimpleReply(0, 6, std::string("\0data\0", 6))},
+      {Request(0, kRead, 6, 5099, 6), SimpleReply(0, 6, std::string("\0data\0", 6))},
   };
   for (const auto& [request, reply] : others) {
     served.Send(request);
@@ -212,6 +218,18 @@ TEST_F(FibersTest, AFloodOfSlowReadsIsAnswered) {
   EXPECT_EQ(cookies.size(), kFlood) << "each once";
 }
 
+TEST_F(FibersTest, WhatIsDoneAtOnceIsAnsweredAlsoWhereItIsAllThereIs) {
+  Connected<Piped> served(config(), 2);
+  constexpr uint64_t kMany = 1000;
+  std::string in;
+  for (uint64_t i = 0; i < kMany; ++i) in += Request(0, kRead, i, 0, 4);
+  std::thread client([&] { served.Send(in + Request(0, kDisc, kMany, 0, 0)); });
+  EXPECT_EQ(served.ReceiveAll().size(), kMany * 20);
+  client.join();
+  EXPECT_TRUE(served.Join().ok());
+  EXPECT_EQ(served.device.threads.size(), 1u);
+}
+
 class Stopper : public Supervisor {
  public:
   bool MayWait() override { return !stop; }
@@ -251,7 +269,7 @@ TEST_F(FibersTest, AnErrorIsAnsweredAndTold) {
   Connected<Piped> served(config());
   served.Send(Request(0, kRead, 1, 4000, 1000));
   EXPECT_EQ(served.Receive(16), SimpleReply(5, 1)) << "the file ends there";
-  served.Send(Request(0, kRead, 2, 0, 1));
+  served.Send(Request(0, kRead, 2, 600, 1));
   EXPECT_EQ(served.Receive(17), SimpleReply(0, 2, std::string(1, '\0')));
   EXPECT_EQ(served.failures(), std::vector<std::string>{"read"});
 }
@@ -312,7 +330,7 @@ TEST_F(FibersTest, WhereIoUringIsForbiddenWorkersDoIt) {
     Connected<Piped> served(config());  // its threads inherit the filter
     const std::thread::id connection = served.thread_id();
     std::string in;
-    for (uint64_t i = 0; i < 20; ++i) in += Request(0, kRead, i, i, 4);
+    for (uint64_t i = 0; i < 20; ++i) in += Request(0, kRead, i, 600 + i, 4);
     served.Send(in);
     EXPECT_EQ(served.Receive(20 * 20).size(), 400u);
     served.client.reset();
