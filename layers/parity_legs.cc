@@ -161,8 +161,10 @@ absl::Status ParityLegs::Rebuilt(ParityLinks links, size_t leg) {
   if (!BUSE_DEFECT("parity-rebuilt-not-flushed")) {
     ForEachLeg(in_sync_ | Leg(leg), [&](size_t flushed) { errors.Add(flushed, links[flushed]->Flush()); });
   }
+  // A new medium has no head yet, and must not be known to be in sync before it has one. In this one it is still a leg that
+  // failed: it has no say before the others know, or it might be alone with it. So its newest head comes last.
+  errors.Add(leg, WriteHead(*links[leg], leg));
   if (errors.failed != 0) return Settle(links, errors);
-  // It has no say before the others know: its own head comes last, or it might be alone with it.
   const LegMask before = in_sync_;
   ++head_.event;
   // What is in the logs is in place, durably, and void from now on: this leg's log has nothing of it, and once others are

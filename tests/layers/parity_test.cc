@@ -339,6 +339,41 @@ TEST_F(ParityTest, WhenAllLegsWereReplacedOneAfterTheOtherItOpens) {
   ExpectRight();
 }
 
+// A set of which leg 2 is replaced and rebuilt, until the power goes after so many changes.
+struct ReplacedUntilPowerCut : ParityTest {
+  explicit ReplacedUntilPowerCut(uint64_t changes) {
+    EXPECT_EQ(P::Fail(*state_, 2), absl::OkStatus());
+    disks_[2] = std::make_unique<BadDisk>(kDisk);
+    EXPECT_EQ(P::Replace(*state_, 2, {disks_[2].get()}), absl::OkStatus());
+    for (const auto& disk : disks_) disk->power = &changes;
+    for (absl::StatusOr<uint64_t> left = 1; left.ok() && *left != 0;) left = P::Rebuild(*state_, 4096);
+    state_ = nullptr;
+    for (const auto& disk : disks_) {
+      disk->power = nullptr;
+      disk->LoseSome();
+    }
+    why = std::string(Open().message());
+    EXPECT_EQ(Open(true), absl::OkStatus());
+    ExpectRight();
+  }
+  void TestBody() override {}
+
+  std::string why;  // it does not open without --degraded
+};
+
+// Before the others know that it is in sync, it is a leg that failed; after that, it is one like the others, and never one that is
+// known to be in sync and has no head to say so.
+TEST(ParityReplacementTest, ANewLegIsOneThatFailedOrOneInSyncWheneverThePowerGoes) {
+  int stale = 0, in_sync = 0;
+  for (uint64_t changes = 0; in_sync < 10; ++changes) {
+    ASSERT_LT(changes, 1000u) << "it never comes to an end";
+    const std::string why = ReplacedUntilPowerCut(changes).why;
+    if (!why.empty()) EXPECT_THAT(why, HasSubstr("leg 2 of 5 is stale: it failed at event")) << changes;
+    ++(why.empty() ? in_sync : stale);
+  }
+  EXPECT_GT(stale, 3);
+}
+
 TEST_F(ParityTest, CheckFindsWhatIsDamagedAndChangesNothing) {
   disks_[0]->rotten[SectorOfData(1, 0)] = true;
   for (const size_t leg : {0, 1, 2}) disks_[leg]->rotten[SectorOfData(0, 512)] = true;

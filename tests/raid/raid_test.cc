@@ -225,7 +225,7 @@ TEST_F(RaidTest, TheStatusIsDrawnOnATerminalAndElseALineForEachChange) {
   EXPECT_TRUE(watch.WaitFor("parity: unknown: it is not served\n")) << watch.output();
   // script gives it a terminal.
   Process drawn({"script", "-qec", "TERM=xterm " + kRaid + " status " + folder_ + "/status.json --watch", "/dev/null"});
-  Serve({"--replace-leg", "2", "--rebuild-rate", "2M"});
+  Serve({"--replace-leg", "2", "--rebuild-rate", "512K"});
   EXPECT_TRUE(watch.WaitFor("parity: degraded: leg 2 rebuilding, ")) << watch.output();
   EXPECT_TRUE(drawn.WaitFor("\x1b[33mrebuilding\x1b[0m")) << drawn.output();
   EXPECT_TRUE(drawn.WaitFor(" s left\x1b[K")) << drawn.output();
