@@ -218,8 +218,8 @@ class Connection {
   }
 
   // Whether the device says where the bytes of this write lie, which must stay there until they are: not where a client may have
-  // it resized meanwhile. A client that goes away in the midst of one leaves a part of it
-  // there, to the byte; a short one, such as those of a journal, stays all or nothing, as of a disk.
+  // it resized meanwhile. A client that goes away in the midst of one leaves a part of it there, to the byte; a short one, such as
+  // those of a journal, stays all or nothing, as of a disk.
   template <bool kChunks>
   bool PlaceFor(const nbd::Request& request) {
     if constexpr (Exported<Stack>::kPlaces) {

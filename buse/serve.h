@@ -105,8 +105,9 @@ struct ServeOptions {
            .max = 100000},
           {.field = &ServeOptions::max_memory,
            .name = "max-memory",
-           .help = "what connections may need together, at most 33 MiB each, or 2 MiB more than a smaller --max-request, and twice "
-                   "that where they have workers; more have to wait. 0: as many as --max-clients allows",
+           .help =
+               "what connections may need together, at most 33 MiB each, or 2 MiB more than a smaller --max-request, and twice "
+               "that where they have workers; more have to wait. 0: as many as --max-clients allows",
            .unit = Unit::kBytes},
           {.field = &ServeOptions::max_request,
            .name = "max-request",
@@ -132,16 +133,18 @@ struct ServeOptions {
            .unit = Unit::kBytes},
           {.field = &ServeOptions::spin,
            .name = "spin",
-           .help = "microseconds for which the thread of an NBD client, or of a connection to a kernel device, looks for its next "
-                   "request before it sleeps: 50 to 100 shorten the time of single requests where CPUs are idle, and cost one "
-                   "while there are some",
+           .help =
+               "microseconds for which the thread of an NBD client, or of a connection to a kernel device, looks for its next "
+               "request before it sleeps: 50 to 100 shorten the time of single requests where CPUs are idle, and cost one "
+               "while there are some",
            .max = 1000000},
           {.field = &ServeOptions::workers,
            .name = "workers",
-           .help = "threads of each connection that do what may have to wait for a disk, so that one slow request does not hold up "
-                   "the others; started when they are needed. Where the kernel can do it by itself (io_uring), it does twice as "
-                   "many at once. 0: one request after another. A stack in memory, or one that takes one call at a time, has "
-                   "none, nor has a client with TLS",
+           .help =
+               "threads of each connection that do what may have to wait for a disk, so that one slow request does not hold up "
+               "the others; started when they are needed. Where the kernel can do it by itself (io_uring), it does twice as "
+               "many at once. 0: one request after another. A stack in memory, or one that takes one call at a time, has "
+               "none, nor has a client with TLS",
            .max = Workers::kMaxThreads},
           {.field = &ServeOptions::no_structured_replies,
            .name = "no-structured-replies",

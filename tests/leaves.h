@@ -244,8 +244,7 @@ inline constexpr Capabilities kEverythingButBacking = {true, true, true, true, t
 inline constexpr Capabilities kEverythingObserved = {true, true,  true, true,  true,  true,
                                                      true, false, true, false, false, false};
 // Of one that is only told of what is done.
-inline constexpr Capabilities kEverythingTold = {true, true,  true, true,  true, true,
-                                                 true, false, true, false, true, true};
+inline constexpr Capabilities kEverythingTold = {true, true, true, true, true, true, true, false, true, false, true, true};
 inline constexpr Capabilities kNothing = {};
 
 static_assert(kCapabilities<Full> == kEverything);

@@ -38,13 +38,8 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr Capabilities kOffered = {.write = true,
-                                   .trim = true,
-                                   .write_zeroes = true,
-                                   .extents = true,
-                                   .prefetch = true,
-                                   .try_read = true,
-                                   .try_write = true};
+constexpr Capabilities kOffered = {
+    .write = true, .trim = true, .write_zeroes = true, .extents = true, .prefetch = true, .try_read = true, .try_write = true};
 static_assert(kCapabilities<Checksum<Full>> == kOffered);
 static_assert(kCapabilities<Checksum<Writer>> == Capabilities{.write = true, .try_write = true});
 static_assert(kCapabilities<Checksum<Bare>> == kNothing);
