@@ -65,7 +65,8 @@ class ParityLegs {
   // All that was ever logged is in place on the legs in sync, durably, or is to be forgotten. OK: its records are void, also those on
   // legs that are missing or could not be read.
   absl::Status BeginSession(ParityLinks links);
-  // The leg has everything. OK: it is in sync, durably, in a new session, or failed.
+  // The leg has everything. OK: it is in sync, durably, in a new session, or failed. If the power goes meanwhile, it is one or the
+  // other: a leg that failed, or one in sync.
   absl::Status Rebuilt(ParityLinks links, size_t leg);
   // Another medium takes the place of a leg that failed, and is to be rebuilt.
   void Replace(size_t leg, const Uuid& uuid);

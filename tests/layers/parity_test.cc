@@ -339,6 +339,28 @@ TEST_F(ParityTest, WhenAllLegsWereReplacedOneAfterTheOtherItOpens) {
   ExpectRight();
 }
 
+TEST_F(ParityTest, TheLegThatWasReplacedIsNotBelievedWhenItComesBack) {
+  for (const bool rebuilt : {false, true}) {
+    SCOPED_TRACE(rebuilt);
+    EXPECT_EQ(P::Fail(*state_, 2), absl::OkStatus());
+    std::unique_ptr<BadDisk> old = std::exchange(disks_[2], std::make_unique<BadDisk>(kDisk));
+    EXPECT_EQ(P::Replace(*state_, 2, {disks_[2].get()}), absl::OkStatus());
+    if (rebuilt) RebuildAll();
+    Write(0, 3 * kChunk, rebuilt ? std::byte{8} : std::byte{9});  // what it does not have
+    EXPECT_EQ(P::Flush(*state_), absl::OkStatus());
+    state_ = nullptr;
+    disks_[2] = std::move(old);
+    EXPECT_THAT(std::string(Open().message()),
+                HasSubstr(rebuilt ? "it is not the medium that is known to be in sync" : "it failed at event"));
+    ASSERT_EQ(Open(true), absl::OkStatus());
+    EXPECT_EQ(StateOf(2), ParityLegs::State::kRebuilding);
+    ExpectRight();
+    RebuildAll();
+    ExpectRight();
+    ASSERT_EQ(Open(), absl::OkStatus());
+  }
+}
+
 // A set of which leg 2 is replaced and rebuilt, until the power goes after so many changes.
 struct ReplacedUntilPowerCut : ParityTest {
   explicit ReplacedUntilPowerCut(uint64_t changes) {
