@@ -5,8 +5,9 @@
 // Family: observer.
 // Passes on: every operation that a Mirror or a Parity has. It is put right over one.
 // Concurrency: that of the device below, which must take any calls: there is one more caller, a thread of this layer's own.
-// Cost: a look at the status ten times a second, the file for it written anew every second, and what the rates allow; a request may wait for a step of 256 KiB of each leg. Legs that are to
-// be rebuilt come before scrubbing. Scrubbing begins at the beginning when the server starts.
+// Cost: a look at the status ten times a second, the file for it written anew every second, and what the rates allow; a request
+// may wait for a step of 256 KiB of each leg. Legs that are to be rebuilt come before scrubbing. Scrubbing begins at the beginning
+// when the server starts.
 // Failure: what cannot be read is counted in the status. Open fails where the file for the status cannot be written.
 //
 //   using Stack = buse::Maintain<buse::Parity<4, 2, buse::FileBacked>>;

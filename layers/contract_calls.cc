@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//
-// What Contract needs that does not depend on the device: the list of running calls, and the last words.
 
-#include "layers/contract.h"
+#include "layers/contract_calls.h"
 
 #include <cstdio>
 #include <cstdlib>
