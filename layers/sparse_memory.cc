@@ -31,13 +31,19 @@ void* Reserve(uint64_t bytes, int protection) {
   return memory == MAP_FAILED ? nullptr : memory;
 }
 
-// Maps a part of the file, or returns null where the address space is scarce.
+// Maps a part of the file where huge pages may lie, or returns null where the address space is scarce.
 std::byte* MapFile(int fd, uint64_t offset, uint64_t bytes) {
-  void* spare = Reserve(kSpareAddressSpace, PROT_NONE);
+  auto* const spare = static_cast<std::byte*>(Reserve(kSpareAddressSpace, PROT_NONE));
   if (spare == nullptr) return nullptr;
-  void* mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
-  munmap(spare, kSpareAddressSpace);
-  return mapping == MAP_FAILED ? nullptr : static_cast<std::byte*>(mapping);
+  std::byte* const begin = spare + (-reinterpret_cast<uintptr_t>(spare) & (HugePages::kSize - 1));
+  void* mapping = mmap(begin, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, static_cast<off_t>(offset));
+  if (mapping == MAP_FAILED) {
+    munmap(spare, kSpareAddressSpace);
+    return nullptr;
+  }
+  if (begin != spare) munmap(spare, static_cast<size_t>(begin - spare));
+  munmap(begin + bytes, static_cast<size_t>(spare + kSpareAddressSpace - begin - bytes));
+  return begin;
 }
 
 absl::Status CheckSize(uint64_t size) {
@@ -49,10 +55,12 @@ absl::Status CheckSize(uint64_t size) {
 }  // namespace
 
 SparseMemory::~SparseMemory() {
+  const std::lock_guard joining(joining_);
   for (auto& [index, window] : windows_) {
     if (window->mapping != nullptr) munmap(window->mapping, MappedBytes(index, size_));
     munmap(window, sizeof(Window));
   }
+  windows_.clear();
   if (table_ != nullptr) munmap(table_, DivideUp(size_, kWindow) * sizeof(Window*));
   if (fd_ >= 0) close(fd_);
 }
@@ -110,6 +118,7 @@ absl::Status SparseMemory::Resize(uint64_t size) {
   }
   absl::Status status;
   if (size < size_) status = Trim({size, size_ - size});  // what comes back later reads as zeroes
+  const std::lock_guard joining(joining_);
   if (status.ok() && ftruncate(fd_, static_cast<off_t>(DivideUp(size, kPage) * kPage)) != 0) {
     status = StatusFromErrno(errno, absl::StrFormat("resizing a memory disk from %d to %d bytes", size_, size));
   }
@@ -147,9 +156,8 @@ void SparseMemory::ExtendLastWindow(uint64_t size) {
   const uint64_t before = MappedBytes(index, size_);
   const uint64_t after = MappedBytes(index, size);
   if (before == after) return;
-  void* mapping = mremap(last->second->mapping, before, after, MREMAP_MAYMOVE);
-  if (mapping == MAP_FAILED) munmap(last->second->mapping, before);
-  last->second->mapping = mapping == MAP_FAILED ? nullptr : static_cast<std::byte*>(mapping);
+  munmap(last->second->mapping, before);
+  last->second->mapping = MapFile(fd_, index * kWindow, after);
 }
 
 uint64_t SparseMemory::allocated_bytes() const {
@@ -233,6 +241,7 @@ absl::Status SparseMemory::Trim(Range range) {
   const uint64_t end = to_the_end ? DivideUp(size_, kPage) * kPage : range.end();
   const uint64_t first = DivideUp(range.offset, kPage);
   const uint64_t last = end / kPage;
+  const std::lock_guard joining(joining_);
   Mark<false>(first, last);
   int result;
   do {
@@ -310,6 +319,43 @@ absl::Status SparseMemory::MakeWindow(uint64_t index) {
   return absl::OkStatus();
 }
 
+bool SparseMemory::IsWhole(Window& window, uint64_t huge_page) {
+  for (uint64_t word = huge_page * kWordsOfHugePage; word < (huge_page + 1) * kWordsOfHugePage; ++word) {
+    if (~Word(window, word).load(std::memory_order_acquire) != 0) return false;
+  }
+  return true;
+}
+
+// So many at once that a Trim beside it waits for some milliseconds, no more.
+bool SparseMemory::JoinSomePages() {
+  constexpr uint64_t kMost = 8;
+  const std::lock_guard joining(joining_);
+  Window* window = nullptr;
+  uint64_t first = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto at = windows_.begin(); at != windows_.end() && window == nullptr; ++at) {
+      for (first = 0; first < kHugePages && window == nullptr; first += 64) {
+        const uint64_t bits = std::atomic_ref(at->second->candidates[first / 64]).load();
+        if (bits == 0) continue;
+        window = at->second;
+        first += std::countr_zero(bits) - 64;
+      }
+    }
+  }
+  if (window == nullptr) return false;
+  const auto take = [&](uint64_t huge_page) {
+    const uint64_t bit = uint64_t{1} << huge_page % 64;
+    return (std::atomic_ref(window->candidates[huge_page / 64]).fetch_and(~bit) & bit) != 0 && IsWhole(*window, huge_page);
+  };
+  uint64_t end = first;
+  while (end < std::min(first + kMost, kHugePages) && take(end)) ++end;
+  if (end > first && window->mapping != nullptr) {
+    HugePages::Join(window->mapping + first * HugePages::kSize, (end - first) * HugePages::kSize);
+  }
+  return true;
+}
+
 template <bool kSet>
 void SparseMemory::Mark(uint64_t first, uint64_t last) {
   while (first < last) {
@@ -322,7 +368,12 @@ void SparseMemory::Mark(uint64_t first, uint64_t last) {
     const uint64_t end = std::min(last, (first / 64 + 1) * 64);
     const Span span = SpanOf(first * kPage, (end - first) * kPage);
     if constexpr (kSet) {
-      Word(*window, span.word).fetch_or(span.mask, std::memory_order_acq_rel);
+      const uint64_t before = Word(*window, span.word).fetch_or(span.mask, std::memory_order_acq_rel);
+      const uint64_t huge_page = span.word / kWordsOfHugePage;
+      if (~before != 0 && ~(before | span.mask) == 0 && IsWhole(*window, huge_page)) {
+        std::atomic_ref(window->candidates[huge_page / 64]).fetch_or(uint64_t{1} << huge_page % 64);
+        huge_pages_.Wake();
+      }
     } else {
       Word(*window, span.word).fetch_and(~span.mask, std::memory_order_acq_rel);
     }

@@ -6,13 +6,15 @@
 // bitmap of the pages that hold data. Where the bit is clear the file reads as zeroes, and reads answer without looking at the
 // mapping, because to touch a hole through a shared mapping allocates it. A window that finds no room in the address space
 // goes without its mapping and uses system calls. Memory besides the bytes: 8 bytes per GiB of size, 32 KiB per window, both
-// populated as they are touched.
+// populated as they are touched. Where 2 MiB of pages have all been written, a huge page takes their place a little later
+// (layers/huge_pages.h).
 //
 // Any calls may run at the same time. Where a Write and a Trim overlap, no bit may end up clear over stale bytes, which a later
 // partial write would bring back. So Trim clears bits before it punches the hole, and Write sets them after its bytes
 // are in place, even where they were set before: if Trim's is the last change to a bit, its hole comes after the bytes. Bytes
 // that are put in place by others are like those of a Write, of which Placed sets the bits; also where not all of them came,
-// since some may have come after a Trim's hole.
+// since some may have come after a Trim's hole. Pages are not joined while a Trim runs, else its hole would be filled again: so
+// a Trim may wait some milliseconds for that.
 
 #ifndef LAYERS_SPARSE_MEMORY_H_
 #define LAYERS_SPARSE_MEMORY_H_
@@ -28,6 +30,7 @@
 #include "buse/device.h"
 #include "buse/gather.h"
 #include "buse/scatter.h"
+#include "layers/huge_pages.h"
 
 namespace buse {
 
@@ -107,11 +110,14 @@ class SparseMemory {
   static constexpr uint64_t kPage = 4096;
   static constexpr uint64_t kWindow = uint64_t{1} << 30;
   static constexpr uint64_t kWords = kWindow / kPage / 64;
+  static constexpr uint64_t kWordsOfHugePage = HugePages::kSize / kPage / 64;
+  static constexpr uint64_t kHugePages = kWindow / HugePages::kSize;
 
   // Made by mmap, all zeroes: untouched parts of the bitmap take no memory.
   struct Window {
-    std::byte* mapping;        // absent: no address space was left
-    uint64_t present[kWords];  // a bit per page, through Word()
+    std::byte* mapping;                    // absent: no address space was left
+    uint64_t present[kWords];              // a bit per page, through Word()
+    uint64_t candidates[kHugePages / 64];  // a bit per huge page that may be made
   };
 
   // The pages of a request as bits of one word, or no word.
@@ -162,12 +168,18 @@ class SparseMemory {
   // Sets or clears the bits of pages [first, last) in the windows that exist.
   template <bool kSet>
   void Mark(uint64_t first, uint64_t last);
+  // Whether all pages of a huge page hold data.
+  static bool IsWhole(Window& window, uint64_t huge_page);
+  // Joins the pages of some huge pages in a row. False: there are none to be joined.
+  bool JoinSomePages();
 
   uint64_t size_ = 0;
   int fd_ = -1;
   Window** table_ = nullptr;  // one for each kWindow of the size, through WindowAt()
   std::mutex mutex_;
   std::map<uint64_t, Window*> windows_;  // those that exist; guarded by mutex_
+  std::mutex joining_;                   // held while pages are joined, and by what that must not meet
+  HugePages huge_pages_{[this] { return JoinSomePages(); }};
 };
 
 }  // namespace buse

@@ -2,10 +2,13 @@
 
 #include "layers/sparse_memory.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <fstream>
@@ -383,6 +386,103 @@ TEST(SparseMemoryTest, AnotherTakesOverWhatOneHolds) {
   EXPECT_EQ(Get(second, kGiB, kPage), Fill(kPage, 0));
   EXPECT_EQ(Get(second, kSize - 1, 1), Fill(1, 3));
   EXPECT_EQ(second.allocated_bytes(), 4 * kPage);
+}
+
+// How much of this process's memory files lies in huge pages, as far as it was touched.
+uint64_t BytesInHugePages() {
+  std::ifstream smaps("/proc/self/smaps_rollup");
+  std::string name;
+  for (uint64_t kib = 0; smaps >> name;) {
+    if (name == "ShmemPmdMapped:" && smaps >> kib) return kib << 10;
+  }
+  return 0;
+}
+
+// Why there are none here; "": there are.
+std::string NoHugePages() {
+  std::string enabled;
+  std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled"), enabled);
+  if (enabled.empty() || enabled.find("[never]") != std::string::npos) return "this system has no transparent huge pages";
+  std::string size;
+  std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"), size);
+  if (size != std::to_string(HugePages::kSize)) return "huge pages of this system have " + size + " bytes";
+  constexpr int kCollapse = 25;
+  const uint64_t length = 2 * HugePages::kSize;
+  void* memory = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const uint64_t begin = (reinterpret_cast<uint64_t>(memory) + HugePages::kSize - 1) / HugePages::kSize * HugePages::kSize;
+  std::memset(memory, 1, length);
+  const bool works = madvise(reinterpret_cast<void*>(begin), HugePages::kSize, kCollapse) == 0;
+  munmap(memory, length);
+  return works ? "" : std::string("MADV_COLLAPSE: ") + std::strerror(errno);
+}
+
+TEST(SparseMemoryTest, WhatWasWrittenWholeComesToLieInHugePagesAndTakesNoMoreMemory) {
+  if (const std::string why = NoHugePages(); !why.empty()) GTEST_SKIP() << why;
+  constexpr uint64_t kHuge = HugePages::kSize;
+  SparseMemory memory;
+  ASSERT_TRUE(memory.Open(2 * kGiB).ok());
+  // Across the border of two mappings: three whole ones, and two that lack their last page.
+  const uint64_t begin = kGiB - 2 * kHuge;
+  for (uint64_t at = 0; at < 3 * kHuge; at += 64 << 10) ASSERT_TRUE(memory.Write(begin + at, Fill(64 << 10, 1 + at % 251)).ok());
+  for (const uint64_t at : {begin - 2 * kHuge, begin - kHuge}) ASSERT_TRUE(memory.Write(at, Fill(kHuge - kPage, 2)).ok());
+  const uint64_t written = 5 * kHuge - 2 * kPage;
+  for (int i = 0; i < 1000 && BytesInHugePages() < 3 * kHuge; ++i) {
+    Get(memory, begin, 3 * kHuge);  // a huge page is mapped when it is touched
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(BytesInHugePages(), 3 * kHuge);
+  EXPECT_EQ(memory.allocated_bytes(), written);
+  for (uint64_t at = 0; at < 3 * kHuge; at += 64 << 10) {
+    ASSERT_EQ(Get(memory, begin + at, 64 << 10), Fill(64 << 10, 1 + at % 251));
+  }
+  ASSERT_TRUE(memory.Trim({begin + 7 * kPage, 3 * kPage}).ok());
+  EXPECT_EQ(memory.allocated_bytes(), written - 3 * kPage) << "single pages are given back all the same";
+  ASSERT_TRUE(memory.Resize(begin + kHuge).ok());
+  EXPECT_EQ(memory.allocated_bytes(), written - 3 * kPage - 2 * kHuge);
+  ASSERT_TRUE(memory.Resize(2 * kGiB).ok());
+  EXPECT_EQ(Get(memory, begin + kHuge, kPage), Fill(kPage, 0));
+  EXPECT_EQ(Get(memory, begin + 10 * kPage, kPage), Fill(kPage, 1));
+}
+
+// Each thread writes, trims and reads huge pages of its own, which are joined meanwhile wherever they are whole; and the end
+// comes in the midst of it.
+TEST(SparseMemoryTest, PagesAreJoinedUnderTheirUsers) {
+  constexpr uint64_t kHuge = HugePages::kSize;
+  constexpr int kThreads = 4;
+  for (int round = 0; round < 3; ++round) {
+    SparseMemory memory;
+    ASSERT_TRUE(memory.Open(kGiB).ok());
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < kThreads; ++thread) {
+      threads.emplace_back([&, thread] {
+        std::mt19937_64 random(round * kThreads + thread);
+        const uint64_t begin = thread * kHuge;
+        std::vector<std::byte> model = Fill(kHuge, 0);
+        for (int i = 0; i < 150; ++i) {
+          const bool whole = random() % 4 == 0;
+          const uint64_t offset = whole ? 0 : random() % kHuge;
+          const uint64_t length = whole ? kHuge : 1 + random() % std::min<uint64_t>(kHuge - offset, 16 * kPage);
+          if (random() % 3 != 0) {
+            const std::vector<std::byte> in = Fill(length, 1 + random() % 255);
+            ASSERT_TRUE(memory.Write(begin + offset, in).ok());
+            std::copy(in.begin(), in.end(), model.begin() + offset);
+          } else {
+            ASSERT_TRUE(memory.Trim({begin + offset, length}).ok());
+            std::fill_n(model.begin() + offset, length, std::byte{0});
+          }
+          if (i % 8 == 0) {
+            ASSERT_EQ(std::memcmp(Get(memory, begin, kHuge).data(), model.data(), kHuge), 0) << i;
+          }
+        }
+        ASSERT_EQ(std::memcmp(Get(memory, begin, kHuge).data(), model.data(), kHuge), 0);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    const uint64_t taken = memory.allocated_bytes();
+    uint64_t data = 0;
+    for (const Extent& extent : ExtentsOf(memory, {0, kGiB})) data += extent.kind == Extent::Kind::kData ? extent.range.length : 0;
+    EXPECT_EQ(taken, data) << "nothing was joined over a hole";
+  }
 }
 
 // Each thread has the bytes that leave its number when divided by kThreads, so that all meet in every page.
