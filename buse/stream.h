@@ -32,6 +32,9 @@ class Stream {
  public:
   // More than is received together with other requests.
   static constexpr size_t kLargePayload = Buffers::kReceiveSize;
+  // Replies are sent once so many bytes of them were read into room here. Measured with a file in the page cache, 4 KiB at depth
+  // 32: a quarter more requests than with one send for all 32.
+  static constexpr size_t kCopiedBatchBytes = 64 << 10;
 
   Stream(T transport, Buffers buffers) : transport_(transport), buffers_(std::move(buffers)) {}
 
@@ -142,10 +145,10 @@ class Stream {
     }
   }
 
-  // Room for bytes that stay until the replies are sent.
+  // Room for bytes that stay until the replies are sent. What takes room takes time: the client has work meanwhile.
   absl::StatusOr<Bytes> TakeRoom(size_t length, size_t alignment) {
     const Bytes buffer = buffers_.payload();
-    if (length > buffer.size() - payload_used_) {
+    if (length > buffer.size() - payload_used_ || payload_used_ >= kCopiedBatchBytes) {
       if (absl::Status status = SendReplies(); !status.ok()) return status;
     }
     const Bytes out = buffer.subspan(payload_used_, length);

@@ -82,6 +82,18 @@ TYPED_TEST(ReadWriteTest, ABatchIsAnsweredWithOneSend) {
   EXPECT_EQ(server.stream.sends, 1);
 }
 
+// While the client looks at the first, the next are read; what is lent is copied by the send, and all of it is one.
+TYPED_TEST(ReadWriteTest, OfMuchThatWasCopiedTheFirstIsSentBeforeTheLastIsRead) {
+  Server<TypeParam> server(1 << 20);
+  std::string in, out;
+  for (uint64_t i = 0; i < 64; ++i) {
+    in += Request(0, kRead, i, i * 4096, 4096);
+    out += SimpleReply(0, i, std::string(4096, '\0'));
+  }
+  EXPECT_EQ(server.Serve(in), out);
+  EXPECT_EQ(server.stream.sends, CanView<TypeParam> ? 1 : 4);
+}
+
 TYPED_TEST(ReadWriteTest, MoreRepliesThanABatchHoldsAreSentInSeveral) {
   Server<TypeParam> server;
   std::string in, out;
