@@ -4,7 +4,8 @@
 //
 // Family: leaf.
 // Concurrency: kParallel.
-// Cost: what was written, in pages of 4096 bytes, and 32 KiB per GiB written to. Trim gives memory back.
+// Cost: what was written, in pages of 4096 bytes, and 32 KiB per GiB written to. Trim gives memory back. A thread of its own has
+// huge pages made of what was written whole (layers/huge_pages.h).
 // Failure: a write that finds no memory fails with kUnavailable or kResourceExhausted; one that is received into place, and
 // loses that place to a Trim meanwhile, breaks its connection. A client that goes away within a write that is received into
 // place leaves a part of it. Contents are lost with the process, unless it hands them over (buse/handover.h).
