@@ -111,6 +111,7 @@ std::vector<Subject> LayerSubjects() {
 
 std::vector<Subject> FileSubjects() {
   return {FileStack("buse", "Server<FileBacked>", {"file", "{file}"}),
+          FileStack("buse-mmap", "the same, which sends from the page cache", {"file", "{file}", "--mmap"}),
           FormattedStack("checksum", "Server<Checksum<FileBacked>>", {}),
           FormattedStack("safedisk", "Server<Cache<Checksum<FileBacked>>>, a cache of 64 MiB", {"--size=64M"}),
           Nbdkit("nbdkit-t1", "nbdkit file, one thread", {"--threads=1"}, {"file", "{file}"}, Medium::kFile),

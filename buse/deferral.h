@@ -2,7 +2,8 @@
 //
 // Deferral: what a connection leaves for later, of a stack whose calls may have to wait. What need not wait is answered where
 // it is, by the connection's own thread: reads that TryRead does, writes that TryWrite does. Other reads and writes are done by
-// fibers in that thread where the stack may be parked and the system has io_uring; all else by workers. A slow request
+// fibers in that thread where the stack may be parked and the system has io_uring; all else by workers. Where it was asked for,
+// reads of files are sent from the page cache (LentFiles), and may wait in the send. A slow request
 // holds up nothing but itself. What is answered is in no order, as NBD has it; a Flush covers what was answered before it was sent.
 
 #ifndef BUSE_DEFERRAL_H_
@@ -11,6 +12,7 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "absl/status/status.h"
@@ -19,6 +21,7 @@
 #include "buse/device.h"
 #include "buse/exported.h"
 #include "buse/fibers.h"
+#include "buse/lent_files.h"
 #include "buse/nbd.h"
 #include "buse/operations.h"
 #include "buse/read_command.h"
@@ -105,6 +108,9 @@ class Deferral {
     if (!ReadCommand<Stack, Session>::template NeedsDevice<kChunks>(session, request)) return absl::OkStatus();
     // What is a hole may take asking the medium.
     if (!ReadCommand<Stack, Session>::template IsSparse<kChunks>(request)) {
+      if constexpr (kLends) {
+        if (exported_.lends_files && Lend<kChunks>(session, request)) return absl::OkStatus();
+      }
       bool done = false;
       absl::Status status = ReadCommand<Stack, Session>::template TryNow<kChunks>(session, request, done);
       if (!status.ok() || done) return status;
@@ -158,7 +164,19 @@ class Deferral {
   }
 
  private:
+  static constexpr bool kLends = CanBacking<Stack> && requires { T::kSentByKernel; };
   static constexpr bool kHasFibers = MayPark<Stack>() && requires(const T& transport) { transport.fd(); };
+
+  // Answers a READ from the file in which the bytes lie. False: it must be read.
+  template <bool kChunks>
+  bool Lend(Session& session, const nbd::Request& request) {
+    const std::optional<FileRange> backing = Stack::Backing(exported_.device, request.range());
+    if (!backing) return false;
+    const ConstBytes bytes = lent_files_.Lend(*backing, request.length, session.stream.replies().empty());
+    if (bytes.empty()) return false;
+    ReadCommand<Stack, Session>::template AnswerWith<kChunks>(session, request, bytes);
+    return true;
+  }
 
   // Starts a task. Nothing is sent here, but for the answer.
   void Start(Workers::Task& task) {
@@ -246,6 +264,7 @@ class Deferral {
   Exported<Stack>& exported_;
   T transport_;
   const nbd::Terms* terms_ = nullptr;
+  LentFiles lent_files_;
   std::unique_ptr<Workers> workers_;
   std::unique_ptr<Fibers> fibers_;  // null: there are none
 };

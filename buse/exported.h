@@ -38,6 +38,8 @@ struct Exported {
 
   // Of each connection: what may wait is left to so many. 0: none.
   size_t workers = 16;
+  // Whether reads may be sent from files that are mapped, where there are workers: see LentFiles.
+  bool lends_files = false;
 
   // Whether it is, at all. Not where calls must keep apart: it would be each other that they wait for.
   static constexpr bool kDefers = Waits<Stack>() && Stack::kConcurrency == Concurrency::kParallel;

@@ -191,6 +191,7 @@ class Server<Exports<N...>> {
   static absl::Status ServeAll(const std::string& program, Configs& configs, const ServeOptions& options,
                                std::index_sequence<kIndex...>) {
     if (!(CanResize<StackOf<kIndex>> || ...) && options.resize_limit != 0) return CannotResize();
+    if (!(CanBacking<MaybeLog<kLogged, StackOf<kIndex>>> || ...) && options.mmap) return CannotMap();
     std::tuple<std::optional<Disk<MaybeLog<kLogged, StackOf<kIndex>>>>...> disks;
     absl::Status status;
     const auto open = [&](auto index) {

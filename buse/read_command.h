@@ -62,6 +62,13 @@ class ReadCommand {
     return kChunks && CanExtents<Stack> && request.length >= kLeastSparseRead && !request.has(nbd::kCmdFlagDf);
   }
 
+  // Answers with bytes that stay until the replies are sent.
+  template <bool kChunks>
+  static void AnswerWith(Session& session, const nbd::Request& request, ConstBytes bytes) {
+    Announce<kChunks>(session, request, request.range(), true);
+    session.stream.replies().gather().Append(bytes);
+  }
+
   // Answers if that takes no waiting: then `done` becomes true.
   template <bool kChunks>
   static absl::Status TryNow(Session& session, const nbd::Request& request, bool& done) {
@@ -70,8 +77,7 @@ class ReadCommand {
       if (!out.ok()) return out.status();
       done = session.exported.TryRead(request.offset, *out);
       if (done) {
-        Announce<kChunks>(session, request, request.range(), true);
-        session.stream.replies().gather().Append(*out);
+        AnswerWith<kChunks>(session, request, *out);
       } else {
         session.stream.GiveBackRoom(*out);
       }

@@ -358,6 +358,10 @@ absl::Status CheckTarget(const ServeOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("--resize-limit is for NBD clients; ", target->path,
                                                    " is resized by the command \"resize\": leave the option out"));
   }
+  if (options.mmap) {
+    return absl::InvalidArgumentError(absl::StrCat("--mmap is for NBD clients; ", target->path,
+                                                   " would send a read that fails again and again: leave the option out"));
+  }
   return options.resume || options.replace ? absl::OkStatus() : CheckKernelDevice(target->path);
 }
 

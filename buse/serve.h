@@ -59,6 +59,7 @@ struct ServeOptions {
   uint64_t resize_limit = 0;
   uint64_t spin = 0;
   uint64_t workers = 16;
+  bool mmap = false;
   bool no_structured_replies = false;
   bool no_meta_context = false;
   bool no_extended_headers = false;
@@ -77,7 +78,7 @@ struct ServeOptions {
   std::string tls_psk;
   bool tls_verify_peer = false;
 
-  static constexpr Description<ServeOptions, 28> Describe() {
+  static constexpr Description<ServeOptions, 29> Describe() {
     return {
         "server",
         "serves the device to the kernel or to NBD clients",
@@ -146,6 +147,13 @@ struct ServeOptions {
                "many at once. 0: one request after another. A stack in memory, or one that takes one call at a time, has "
                "none, nor has a client with TLS",
            .max = Workers::kMaxThreads},
+          {.field = &ServeOptions::mmap,
+           .name = "mmap",
+           .help =
+               "send what is read straight from the page cache, for files that are in memory most of the time: half the CPU "
+               "for small reads. One that must wait for the disk holds up the others of its client, and one that fails ends "
+               "its connection. For stacks that keep their bytes in files as they are; without effect for TLS, and where "
+               "there are no --workers"},
           {.field = &ServeOptions::no_structured_replies,
            .name = "no-structured-replies",
            .help = "serve as an old server does, which knows neither structured replies nor what builds on them: for testing "

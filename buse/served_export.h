@@ -82,6 +82,7 @@ class StackExport final : public ServedExport {
     if (!CanResize<Stack> || !disk.writable()) exported_.about.resize_limit = 0;
     // A worker goes on while its connection waits outside of the gate, and a client that resizes would not be alone.
     exported_.workers = exported_.about.resize_limit > 0 ? 0 : options.workers;
+    exported_.lends_files = options.mmap;
     // What a description says must stay true.
     if (exported_.about.resize_limit > 0) exported_.about.description = absl::StrCat("served by ", program);
     const std::string prefix = name.empty() ? "" : absl::StrCat(name, ": ");

@@ -96,11 +96,20 @@ inline absl::Status CannotResize() {
   return absl::InvalidArgumentError("--resize-limit: this stack cannot change its size, so leave it out");
 }
 
+// What --mmap says likewise.
+inline absl::Status CannotMap() {
+  return absl::InvalidArgumentError(
+      "--mmap: this stack does not keep its bytes in a file as they are, or a layer must see every read, as with --verbose; "
+      "leave "
+      "it out");
+}
+
 // Opens a stack as the options want it, and serves it. `name` as above.
 template <Device D>
 absl::Status OpenAndServe(const std::string& program, typename D::Config config, const ServeOptions& options,
                           const std::string& name = "") {
   if (!CanResize<D> && options.resize_limit != 0) return CannotResize();
+  if (!CanBacking<D> && options.mmap) return CannotMap();
   absl::StatusOr<Takeover> takeover = Takeover::Begin(options, LossWhenKilled<D>(config));
   if (!takeover.ok()) return takeover.status();
   if (const Estate* estate = takeover->estate(); estate != nullptr && !AdoptContents<D>(config, estate->contents)) {

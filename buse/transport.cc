@@ -72,6 +72,7 @@ absl::Status SocketTransport::Send(std::span<iovec> pieces) {
     ssize_t n = sendmsg(fd_, &message, MSG_NOSIGNAL);
     if (n < 0) {
       if (errno == EINTR) continue;
+      if (errno == EFAULT) return absl::UnavailableError("sending to the client: bytes of the device's file could not be read");
       return Broken("sending to the client", errno);
     }
     while (!pieces.empty() && static_cast<size_t>(n) >= pieces.front().iov_len) {

@@ -35,6 +35,8 @@ class Supervisor {
 class SocketTransport {
  public:
   static constexpr bool kFullDuplex = true;
+  // Only the kernel looks at what is sent: memory that it cannot read is an error of Send.
+  static constexpr bool kSentByKernel = true;
 
   explicit SocketTransport(int fd, Supervisor* supervisor = nullptr) : fd_(fd), supervisor_(supervisor) {}
 

@@ -30,13 +30,15 @@ namespace buse::testing {
 template <Device D>
 class Connected {
  public:
-  explicit Connected(const typename D::Config& config, size_t workers = 4, Supervisor* supervisor = nullptr) {
+  explicit Connected(const typename D::Config& config, size_t workers = 4, Supervisor* supervisor = nullptr,
+                     bool lends_files = false) {
     const absl::Status opened = D::Open(config, device);
     EXPECT_TRUE(opened.ok()) << opened.ToString();
     exported = std::unique_ptr<Exported<D>>(new Exported<D>{
         .device = device,
         .about = {.size = D::Size(device), .flags = nbd::TransmissionFlags<D>(), .contexts = nbd::ContextsOf<D>()},
-        .workers = workers});
+        .workers = workers,
+        .lends_files = lends_files});
     exported->on_failure = [this](const char* command, Range, const absl::Status&) {
       const std::lock_guard lock(mutex_);
       failures_.push_back(command);

@@ -74,6 +74,8 @@ TEST(ServeTest, BadCommandLines) {
       {{kMemdisk, "1M", "/dev/null"}, 3, "/dev/null"},
       {{kMemdisk, "1M", "/dev/nbd-none"}, 3, "nbd"},
       {{kMemdisk, "1M", "/dev/nbd0", "--resize-limit", "2M"}, 2, "the command \"resize\""},
+      {{kLoopback, folder / "new", "/dev/nbd0", "--mmap"}, 2, "--mmap is for NBD clients; /dev/nbd0"},
+      {{kMemdisk, "1M", Uri(folder / "s"), "--mmap"}, 2, "--mmap: this stack does not keep its bytes in a file"},
       {{kMemdisk, "1M", Uri(folder / "s"), "more"}, 2, "more"},
       {{kMemdisk, "1M", Uri(folder / "s"), "--block-size", "777"}, 2, "777"},
       {{kLoopback, folder / "new", "--create", "1M", "/dev/null"}, 3, "/dev/null"},
