@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <sys/mman.h>
 
-#include <array>
 #include <boost/context/detail/fcontext.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
 #include <cassert>

@@ -99,9 +99,8 @@ inline absl::Status CannotResize() {
 // What --mmap says likewise.
 inline absl::Status CannotMap() {
   return absl::InvalidArgumentError(
-      "--mmap: this stack does not keep its bytes in a file as they are, or a layer must see every read, as with --verbose; "
-      "leave "
-      "it out");
+      "--mmap: this stack does not keep its bytes in a file as they are, or a layer must see every read, as with --verbose: "
+      "leave it out");
 }
 
 // Opens a stack as the options want it, and serves it. `name` as above.
