@@ -191,20 +191,23 @@ class Deferral {
   // Whether there are answers still to come from them.
   bool FibersOwe() const { return kHasFibers && fibers_ != nullptr && (fibers_->under_way() > 0 || !fibers_->done().empty()); }
 
-  // One round: what is done is answered. As Fibers::Proceed.
-  void ProceedWithFibers(int fd = -1, bool wait = false) {
-    fibers_->Proceed(fd, wait);
+  // One round: what is done is answered.
+  void ProceedWithFibers() {
+    fibers_->Proceed();
     if (fibers_->done().empty()) return;
     workers_->Answer(fibers_->done());
     fibers_->Forget();
   }
 
-  void WaitForFiber() { ProceedWithFibers(-1, true); }
+  void WaitForFiber() {
+    if (fibers_->under_way() > 0) fibers_->Wait(-1);
+  }
 
   void RunFibersUntilReadable(const Carrier& transport) {
-    for (bool wait = false;; wait = true) {
-      ProceedWithFibers(transport.fd(), wait);
-      if (fibers_->under_way() == 0 || transport.Stopping() || fibers_->Readable(transport.fd())) return;
+    for (;;) {
+      ProceedWithFibers();
+      if (fibers_->under_way() == 0 || transport.Stopping()) return;
+      if (!fibers_->Wait(transport.fd())) return;
     }
   }
 

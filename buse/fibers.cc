@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 
+#include <array>
 #include <boost/context/detail/fcontext.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
 #include <cassert>
@@ -29,9 +30,6 @@ constexpr size_t kStackSize = 256 << 10;  // their frames are larger
 #else
 constexpr size_t kStackSize = 64 << 10;
 #endif
-
-// What the kernel is done with interrupts nothing: it is told when it is asked for. Linux 6.1.
-constexpr unsigned kToldWhenAsked = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
 
 // A stack, as sanitizers want to know it.
 struct Stack {
@@ -120,10 +118,7 @@ std::unique_ptr<Fibers> Fibers::Create(size_t count, std::function<void(Task&)> 
 }
 
 bool Fibers::Open(size_t count) {
-  const auto open = [&](unsigned flags) { return io_uring_queue_init(static_cast<unsigned>(count) + 1, &ring_, flags); };
-  int error = open(kToldWhenAsked);
-  if (error == -EINVAL) error = open(0);
-  ring_open_ = error == 0;
+  ring_open_ = io_uring_queue_init(static_cast<unsigned>(count), &ring_, 0) == 0;
   // A kernel that drops completions it has no room for would lose requests; of those that have io_uring only the first few do.
   if (!ring_open_ || (ring_.features & IORING_FEAT_NODROP) == 0) return false;
   done_.reserve(count);
@@ -163,45 +158,27 @@ void Fibers::Run(Fiber& fiber) {
   done_.push_back(task);
 }
 
-void Fibers::Proceed(int fd, bool wait) {
-  if (under_way() == 0) return;
-  if (fd >= 0 && !watched_) {
-    io_uring_sqe* const entry = NextEntry();
-    watched_ = entry != nullptr;
-    if (watched_) {
-      io_uring_prep_poll_add(entry, fd, POLLIN);
-      io_uring_sqe_set_data(entry, nullptr);
-    }
-  }
-  const int result = wait ? io_uring_submit_and_wait(&ring_, 1) : io_uring_submit_and_get_events(&ring_);
+void Fibers::Proceed() {
+  // What could not be handed over stays for the next time.
+  if (io_uring_sq_ready(&ring_) > 0) io_uring_submit(&ring_);
   io_uring_cqe* entry;
   while (io_uring_peek_cqe(&ring_, &entry) == 0) {
     auto* const fiber = static_cast<Fiber*>(io_uring_cqe_get_data(entry));
-    const int done = entry->res;
+    fiber->result = entry->res;
     io_uring_cqe_seen(&ring_, entry);
-    if (fiber == nullptr) {
-      watched_ = false;
-      readable_ = true;
-      continue;
-    }
-    fiber->result = done;
     Run(*fiber);
   }
-  if (!wait) {
-    if (io_uring_sq_ready(&ring_) > 0) io_uring_submit(&ring_);
-  } else if (result < 0 && result != -EINTR) {
-    poll(nullptr, 0, 1);  // the kernel has no room for more: what it did not take is tried again
-  }
+  if (io_uring_sq_ready(&ring_) > 0) io_uring_submit(&ring_);
 }
 
-// It may have been received since.
-bool Fibers::Readable(int fd) {
-  if (!std::exchange(readable_, false)) return false;
-  pollfd query = {fd, POLLIN, 0};
-  return poll(&query, 1, 0) != 0;
+bool Fibers::Wait(int fd) {
+  std::array<pollfd, 2> queries = {{{ring_.ring_fd, POLLIN, 0}, {fd, POLLIN, 0}}};
+  // What the kernel did not take for now is tried again.
+  const int limit = io_uring_sq_ready(&ring_) > 0 ? 1 : -1;
+  return poll(queries.data(), queries.size(), limit) <= 0 || queries[1].revents == 0;
 }
 
-// There is one for each fiber, as each waits for one thing, and one for what Proceed watches.
+// There is one for each fiber, as each waits for one thing.
 io_uring_sqe* Fibers::NextEntry() {
   io_uring_sqe* entry = io_uring_get_sqe(&ring_);
   if (entry == nullptr) {

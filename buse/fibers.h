@@ -46,12 +46,12 @@ class Fibers final : private Parking {
   // Runs it until it is done or parked. What it asked for is handed over by Proceed.
   void Start(Task& task);
 
-  // Hands over what was asked for, and runs what waited for what the kernel is done with. `wait`: waits for that, until `fd` may
-  // have something to receive or be at its end (-1: does not look), or for a signal. Does nothing where nothing is under way.
-  void Proceed(int fd, bool wait);
+  // Hands over what was asked for, and runs what waited for what the kernel is done with. Does not wait.
+  void Proceed();
 
-  // Whether `fd`, which is always the same, has something to receive or is at its end, as far as Proceed has seen.
-  bool Readable(int fd);
+  // Waits until the kernel is done with something, until `fd` has something to receive or is at its end (-1: does not look), or for
+  // a signal. True: there may be something to Proceed with, and `fd` has nothing.
+  bool Wait(int fd);
 
   // What was done since Forget.
   std::span<Task* const> done() const { return done_; }
@@ -73,8 +73,6 @@ class Fibers final : private Parking {
   std::function<void(Task&)> perform_;
   io_uring ring_{};
   bool ring_open_ = false;
-  bool watched_ = false;   // the kernel has been asked to tell when there is something to receive
-  bool readable_ = false;  // and has told
   Fiber* running_ = nullptr;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;

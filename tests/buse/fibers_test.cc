@@ -321,35 +321,6 @@ TEST_F(FibersTest, FilesPastThePageCacheKeepWhatWasWritten) {
   ReadsWhatWasWritten<Stats<DirectFileBacked>>({.below = config}, Piped::kSlow / 4096);
 }
 
-// From the memory of the thread that calls, which waits meanwhile, as ThreadSanitizer does not know.
-[[gnu::noinline, gnu::no_sanitize("thread")]] uint32_t FlagsOfSetup(const testing::SystemCall& call) {
-  return reinterpret_cast<const io_uring_params*>(call.arguments[1])->flags;
-}
-
-TEST_F(FibersTest, OfAnOlderKernelNothingIsAskedThatItLacks) {
-  int refused = 0;
-  const auto refuse = [&](const testing::SystemCall& call) -> int64_t {
-    if (FlagsOfSetup(call) == 0) return testing::kProceed;
-    ++refused;
-    return -EINVAL;
-  };
-  const bool intercepted = testing::Intercept({SYS_io_uring_setup}, refuse, [&] {
-    if (Fibers::Create(1, [](Fibers::Task&) {}) == nullptr) GTEST_SKIP() << "io_uring is not allowed here";
-    Connected<Piped> served(config());
-    const std::thread::id connection = served.thread_id();
-    std::string in;
-    for (uint64_t i = 0; i < 20; ++i) in += Request(0, kRead, i, 600 + i, 4);
-    served.Send(in);
-    EXPECT_EQ(served.Receive(20 * 20).size(), 400u);
-    served.client.reset();
-    EXPECT_TRUE(served.Join().ok());
-    EXPECT_EQ(served.device.threads.size(), 1u);
-    EXPECT_EQ(served.device.threads.count(connection), 1u);
-  });
-  if (!intercepted) GTEST_SKIP() << "system calls cannot be intercepted here";
-  EXPECT_EQ(refused, 2);
-}
-
 TEST_F(FibersTest, WhereIoUringIsForbiddenWorkersDoIt) {
   const auto forbid = [](const testing::SystemCall& call) -> int64_t {
     return call.number == SYS_io_uring_setup ? -EPERM : testing::kProceed;
