@@ -150,7 +150,7 @@ struct ServeOptions {
           {.field = &ServeOptions::mmap,
            .name = "mmap",
            .help =
-               "send what is read straight from the page cache, for files that are in memory most of the time: half the CPU "
+               "send what is read straight from the page cache, for files that are in memory most of the time: 40 % less CPU "
                "for small reads. One that must wait for the disk holds up the others of its client, and one that fails ends "
                "its connection. For stacks that keep their bytes in files as they are; without effect for TLS, and where "
                "there are no --workers"},

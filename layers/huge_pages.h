@@ -2,7 +2,7 @@
 //
 // HugePages: a thread that has the system put huge pages in the place of small ones, once all of these hold data: so
 // nothing takes more memory than before. What lies in huge pages is copied with fewer misses of the CPU's address translation:
-// measured, a fifth less CPU for a random read or write of 4 KiB of a memory disk.
+// measured, 14 to 22 % less CPU for a random read of 4 KiB from a memory disk, 4 to 15 % for a write.
 //
 // It takes at most half of one CPU, for 0.5 to 1.5 ms per huge page, and none once all is done. The system's
 // administrator decides: nothing is done where /sys/kernel/mm/transparent_hugepage/enabled says "never".

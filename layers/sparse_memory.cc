@@ -20,7 +20,7 @@
 namespace buse {
 namespace {
 
-// Address space that windows leave to the rest of the process.
+// Address space that must be free for a window to take its part of it: most of it is left to the rest of the process.
 constexpr uint64_t kSpareAddressSpace = uint64_t{16} << 30;
 
 uint64_t DivideUp(uint64_t n, uint64_t unit) { return n / unit + (n % unit != 0); }
